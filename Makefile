@@ -1,0 +1,65 @@
+# Every verb works in a fresh checkout: those that need the environment make it first.
+
+PYTHON ?=#         the Python 3.11 to build .venv with; empty: python3.11 or python3 on PATH
+TORCH_PIP_ARGS ?= $(shell cat .venv/.ready 2>/dev/null)# pip options that choose torch's build; kept
+ML100K_DIR ?=#     a folder that already holds ml-100k.{inter,user,item}; empty: fetch them
+T ?= tests#        which tests
+
+PY := .venv/bin/python
+READY := .venv/.ready#  written last by setup.sh; holds the TORCH_PIP_ARGS it was given
+PACKAGES := conf feature_eng jobs nfm
+
+.DEFAULT_GOAL := help
+.PHONY: help setup doctor data demo test lint docs dist dist-zip dist-env clean FORCE
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(READY) ## Make .venv: first time 5-10 minutes, most of it building Horovod; then no time
+
+$(READY): requirements.lock pyproject.toml tools/setup.sh tools/horovod_wheel.sh
+	@PYTHON='$(PYTHON)' TORCH_PIP_ARGS='$(TORCH_PIP_ARGS)' tools/setup.sh
+
+# Another choice of torch is a reason to set up again.
+ifneq ($(strip $(TORCH_PIP_ARGS)),$(strip $(shell cat $(READY) 2>/dev/null)))
+$(READY): FORCE
+endif
+
+doctor: ## Say what is installed, what is wrong and how to mend it
+	@test -x $(PY) || { echo "doctor: there is no .venv yet; run: make setup"; exit 1; }
+	@$(PY) tools/doctor.py
+
+data: $(READY) ## Fetch MovieLens-100K into build/demo/raw (or take it: ML100K_DIR=folder)
+	$(PY) -m benchmarks.movielens100k --out build/demo/raw $(if $(ML100K_DIR),--from '$(ML100K_DIR)')
+
+demo: data ## Run the whole pipeline on MovieLens-100K: features, training, scores in build/demo
+	$(PY) -m jobs.pipeline --config conf/movielens100k.yaml --ds 1998-04-23 --overwrite
+
+test: $(READY) ## Run the tests (some: T=tests/unit)
+	$(PY) -m pytest -q --durations=10 $(T)
+
+lint: $(READY) ## Check style (ruff), types (mypy) and who imports whom (import-linter)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(PY) .venv/bin/lint-imports
+
+docs: $(READY) ## Write conf/schema.json and docs/config.md from the config classes
+	$(PY) -m conf.schema > conf/schema.json
+	$(PY) -m conf.schema --markdown > docs/config.md
+
+dist: dist-zip dist-env ## Pack both files a cluster needs: dist-zip and dist-env
+
+dist-zip: $(READY) ## Pack our code for spark-submit --py-files: seconds
+	$(PY) tools/dist_zip.py
+
+# The archive links to this machine's Python 3.11: nodes need one at the same path, or give
+# VENV_PACK_ARGS='--python-prefix /usr'. It leaves Spark's jars out, since the cluster brings its own.
+dist-env: $(READY) ## Pack .venv for spark-submit --archives: minutes, 600 MB
+	mkdir -p dist
+	$(PY) -m venv_pack --prefix .venv --exclude '*/pyspark/jars/*' \
+	  --output dist/environment.tar.gz --force $(VENV_PACK_ARGS)
+
+clean: ## Remove build/, dist/ and caches; .venv stays (to start anew: rm -rf .venv)
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find $(PACKAGES) tests benchmarks tools -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""What a run is: the typed config, its loader, the manifest contract and the YAML presets."""

@@ -1,0 +1,94 @@
+"""From a YAML file and ``--set`` overrides to a validated ``Config``, and back."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from conf import storage
+from conf.errors import ConfigError
+from conf.schema import Config
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 as people read it: 1e-4 is a number and 2024-01-01 stays the text it is."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith(":timestamp")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
+    """Read, override and validate the configuration of a run.
+
+    Args:
+        path: YAML file.
+        overrides: ``dotted.key=value`` items; the value is YAML, list items go by number
+            (``fields.0.min_count=5``).
+
+    Raises:
+        ConfigError: The file is missing or no YAML, or a key or value is wrong; names each.
+    """
+    try:
+        text = storage.read_text(path)
+    except OSError as error:
+        reason = error.strerror or "not found"
+        raise ConfigError(f"config file '{path}': {reason}; give one with --config") from None
+    data = _parse(text, path)
+    if not isinstance(data, dict):
+        raise ConfigError(f"config file '{path}': expected a mapping of keys, found {data!r:.60}")
+    for item in overrides:
+        _override(data, item)
+    return _validate(data, path)
+
+
+def dump_config(config: Config) -> str:
+    """The resolved configuration as YAML that ``load_config`` reads back to an equal one."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _parse(text: str, origin: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{origin}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def _override(data: dict[str, Any], item: str) -> None:
+    dotted, equals, text = item.partition("=")
+    if not equals or not dotted:
+        raise ConfigError(f"--set {item}: expected dotted.key=value, e.g. train.epochs=5")
+    *parents, last = dotted.split(".")
+    node: Any = data
+    try:
+        for key in parents:
+            node = node[int(key)] if isinstance(node, list) else node.setdefault(key, {})
+        node[int(last) if isinstance(node, list) else last] = _parse(text, f"--set {item}")
+    except (ValueError, IndexError, TypeError, AttributeError):
+        raise ConfigError(f"--set {item}: no such key in the configuration") from None
+
+
+def _validate(data: dict[str, Any], origin: str) -> Config:
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        problems = [_problem(dict(entry)) for entry in error.errors()]
+        raise ConfigError("\n".join([f"{origin}:", *problems])) from None
+
+
+def _problem(entry: dict[str, Any]) -> str:
+    location = ".".join(str(part) for part in entry["loc"])
+    message = entry["msg"].removeprefix("Value error, ")
+    if entry["type"] not in ("missing", "value_error"):
+        message += f", found {entry['input']!r:.60}"
+    return f"  {location or 'top level'}: {message}"

@@ -1,0 +1,290 @@
+"""The configuration of a run, as typed models with a description per key.
+
+``python -m conf.schema`` prints the JSON schema (editors complete from it), and
+``python -m conf.schema --markdown`` the reference page docs/config.md.
+"""
+
+import hashlib
+import keyword
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from conf.section import Section
+
+LABEL = "label"
+SPLITS = ("train", "valid", "test")
+
+# Field names become Parquet columns and attributes of Petastorm's namedtuples.
+_NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
+
+
+def _not_reserved(name: str) -> str:
+    if name == LABEL or keyword.iskeyword(name):
+        raise ValueError(f"'{name}' is reserved; choose another field name")
+    return name
+
+
+FieldName = Annotated[str, Field(pattern=_NAME), AfterValidator(_not_reserved)]
+Positive = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
+Share = Annotated[float, Field(gt=0.0, lt=1.0)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class _FieldBase(Section):
+    name: FieldName = Field(description="Name of the field; also its column in the features.")
+    column: str | None = Field(
+        None, description="Raw column it is read from; the field's name if neither this nor expr."
+    )
+    expr: str | None = Field(
+        None, description="Spark SQL expression over the raw columns, instead of a column."
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "_FieldBase":
+        if self.column is not None and self.expr is not None:
+            raise ValueError(f"field '{self.name}': give column or expr, not both")
+        return self
+
+    @property
+    def source(self) -> str:
+        """The raw column or the expression, as a reader would write it."""
+        return self.expr or self.column or self.name
+
+
+class CategoricalField(_FieldBase):
+    """One value per row out of a vocabulary; one-hot indexed."""
+
+    kind: Literal["categorical"] = Field(description="One value per row.")
+    min_count: Positive = Field(
+        1, description="Values with fewer training rows become the unknown id."
+    )
+
+
+class MultiValuedField(_FieldBase):
+    """An array of values per row out of one vocabulary; each of n values enters as x = 1/n."""
+
+    kind: Literal["multi_valued"] = Field(description="An array of values per row.")
+    min_count: Positive = Field(
+        1, description="Values in fewer training rows become the unknown id."
+    )
+    max_length: Positive = Field(
+        description="Values kept per row, the first ones; shorter lists are padded."
+    )
+
+
+class NumericField(_FieldBase):
+    """One real-valued feature x, standardised with the training mean and deviation; null is 0."""
+
+    kind: Literal["numeric"] = Field(description="A number used as the real value x_i.")
+
+
+class BucketisedField(_FieldBase):
+    """A number turned into a category by quantile edges fitted on the training rows."""
+
+    kind: Literal["bucketised"] = Field(description="A number cut into quantile buckets.")
+    num_buckets: Annotated[int, Field(ge=2, le=256)] = Field(
+        10, description="Buckets asked for; fewer come out where quantiles coincide."
+    )
+
+
+FieldConfig = Annotated[
+    CategoricalField | MultiValuedField | NumericField | BucketisedField,
+    Field(discriminator="kind"),
+]
+
+
+class LabelConfig(Section):
+    """What the model predicts."""
+
+    column: str = Field(description="Raw column of the target; numeric or boolean.")
+    threshold: float | None = Field(
+        None, description="If given, the label is 1 where column >= threshold, else 0."
+    )
+
+
+class RawConfig(Section):
+    """The table that features are built from."""
+
+    path: str = Field(description="Parquet table with the raw rows.")
+
+
+class RandomSplit(Section):
+    """Rows are dealt by a hash of their key columns: stable under any order or partitioning."""
+
+    kind: Literal["random"] = Field(description="By a seeded hash of the key columns.")
+    valid: Share = Field(0.1, description="Share of rows for validation.")
+    test: Share = Field(0.1, description="Share of rows for the test.")
+    seed: Seed = Field(0, description="Seed of the hash.")
+
+    @model_validator(mode="after")
+    def _leaves_rows_to_train(self) -> "RandomSplit":
+        if self.valid + self.test >= 1.0:
+            raise ValueError("valid + test must stay below 1: no rows would be left to train on")
+        return self
+
+
+class TimeSplit(Section):
+    """Rows before valid_from train, rows from test_from on test, those between validate."""
+
+    kind: Literal["time"] = Field(description="By two cuts on a time column.")
+    column: str = Field(description="Raw column with the time: timestamp, date, number or string.")
+    valid_from: str | int | float = Field(description="First value of the validation rows.")
+    test_from: str | int | float = Field(description="First value of the test rows.")
+
+
+SplitConfig = Annotated[RandomSplit | TimeSplit, Field(discriminator="kind")]
+
+
+class FeaturesConfig(Section):
+    """Where the encoded data set goes and how it is cut."""
+
+    path: str = Field(description="Directory of this version of the features, e.g. features/v1.")
+    row_group_rows: Positive = Field(
+        100_000, description="Target rows of a training file; each file holds one row group."
+    )
+
+
+class ModelConfig(Section):
+    """The model (He & Chua 2017)."""
+
+    name: Literal["nfm"] = Field("nfm", description="Neural Factorization Machine.")
+    embedding_dim: Positive = Field(64, description="Factors K of a feature's embedding.")
+    embedding_std: NonNegative = Field(0.01, description="Deviation of the initial embeddings.")
+    hidden: list[Positive] = Field([64], description="Units of each hidden layer; may be empty.")
+    activation: Literal["relu", "tanh", "sigmoid"] = Field(
+        "relu", description="Of the hidden layers."
+    )
+    bi_dropout: Probability = Field(
+        0.0, description="Probability of dropping a pooled factor after Bi-Interaction."
+    )
+    dropout: Probability = Field(0.0, description="The same, after every hidden layer.")
+    batch_norm: bool = Field(
+        True, description="Normalise the pooled vector and every hidden layer over the batch."
+    )
+    batch_norm_momentum: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        0.1, description="Weight of a new batch in the running statistics."
+    )
+
+
+class OptimizerConfig(Section):
+    """How gradients become steps; embedding rows and dense weights follow the same rule."""
+
+    name: Literal["adagrad", "adam"] = Field("adagrad", description="Adam is lazy on rows.")
+    learning_rate: Annotated[float, Field(gt=0.0)] = Field(0.05, description="Step size.")
+    initial_accumulator: NonNegative = Field(
+        0.1, description="Adagrad's first sum of squares; larger means gentler first steps."
+    )
+
+
+class PenaltyConfig(Section):
+    """Strengths per group of parameters, relative to the mean loss of a row."""
+
+    embedding: NonNegative = Field(0.0, description="On v_i, per row that holds feature i.")
+    linear: NonNegative = Field(0.0, description="On w_i, per row that holds feature i.")
+    dense: NonNegative = Field(0.0, description="On the weight matrices of the layers.")
+
+
+class EarlyStoppingConfig(Section):
+    """When to stop; the best epoch is what the bundle holds."""
+
+    metric: Literal["auc", "logloss", "rmse"] = Field(
+        description="Validation metric that decides; auc rises, the others fall."
+    )
+    patience: Positive = Field(3, description="Epochs without a better value before stopping.")
+
+
+class TrainConfig(Section):
+    """How the model is trained."""
+
+    path: str = Field(description="Directory of the model bundles.")
+    work_path: str = Field(description="Directory for checkpoints, logs and TensorBoard events.")
+    launcher: Literal["local"] = Field("local", description="Where workers run: this machine.")
+    num_workers: Positive = Field(2, description="Horovod workers.")
+    threads_per_worker: Positive | None = Field(
+        None, description="Computing threads of a worker; default: the cores shared out."
+    )
+    seed: Seed = Field(0, description="Of initial weights, dropout and the order of rows.")
+    epochs: Positive = Field(20, description="Passes over the training rows, at most.")
+    batch_size: Positive = Field(4096, description="Rows of a step, over all workers together.")
+    shuffle_rows: Positive = Field(
+        200_000, description="Rows a worker holds to shuffle across row groups."
+    )
+    optimizer: OptimizerConfig = Field(OptimizerConfig(), description="The optimiser.")
+    l1: PenaltyConfig = Field(PenaltyConfig(), description="strength * |w|.")
+    l2: PenaltyConfig = Field(PenaltyConfig(), description="strength / 2 * w^2.")
+    early_stopping: EarlyStoppingConfig = Field(description="When to stop.")
+
+
+class EvaluateConfig(Section):
+    """Which rows a bundle is judged on."""
+
+    path: str = Field(description="Directory of the reports.")
+    split: Literal["train", "valid", "test"] = Field("test", description="Rows to judge on.")
+
+
+class ScoreConfig(Section):
+    """The nightly batch."""
+
+    raw_path: str = Field(description="Parquet table with the raw rows to score.")
+    ds_column: str = Field("ds", description="Its date column; --ds picks the day.")
+    path: str = Field(description="The lake's table of scores, partitioned by ds.")
+
+
+class SparkConfig(Section):
+    """Settings of a session that a job starts itself; spark-submit's own settings win."""
+
+    master: str = Field("local[*]", description="Master, when not run by spark-submit.")
+    conf: dict[str, str] = Field({}, description="Spark properties, when not set otherwise.")
+
+
+class Config(Section):
+    """A run, whole."""
+
+    name: str = Field(pattern=_NAME, description="Short name of the project.")
+    task: Literal["binary", "regression"] = Field(
+        description="binary: label 0/1, logistic loss; regression: squared loss."
+    )
+    raw: RawConfig = Field(description="The table that features are built from.")
+    keys: Annotated[list[str], Field(min_length=1)] = Field(
+        description="Raw columns that name a row; the scores carry them."
+    )
+    label: LabelConfig = Field(description="What the model predicts.")
+    fields: Annotated[list[FieldConfig], Field(min_length=1)] = Field(
+        description="What the model sees."
+    )
+    split: SplitConfig = Field(description="Which rows train, validate and test.")
+    features: FeaturesConfig = Field(description="The encoded data set.")
+    model: ModelConfig = Field(ModelConfig(), description="The model.")
+    train: TrainConfig = Field(description="The training.")
+    evaluate: EvaluateConfig = Field(description="The evaluation.")
+    score: ScoreConfig = Field(description="The nightly batch.")
+    spark: SparkConfig = Field(SparkConfig(), description="The Spark session.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Config":
+        names = [field.name for field in self.fields]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"fields: '{twice[0]}' is defined twice; names must differ")
+        if self.task == "regression" and self.train.early_stopping.metric != "rmse":
+            raise ValueError("train.early_stopping.metric: a regression is judged by 'rmse'")
+        return self
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the resolved configuration, in hex."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+if __name__ == "__main__":
+    import json
+    import sys
+
+    from conf.reference import markdown
+
+    if sys.argv[1:] == ["--markdown"]:
+        print(markdown(Config), end="")
+    else:
+        print(json.dumps(Config.model_json_schema(), indent=2))

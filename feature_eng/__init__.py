@@ -1,0 +1,1 @@
+"""Spark: from the raw table to one-hot indexed Parquet; pure DataFrame -> DataFrame functions."""

@@ -1,0 +1,108 @@
+"""The build of a version of the features: raw table in, directory with a manifest out."""
+
+import logging
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from conf import storage
+from conf.loader import dump_config
+from conf.manifest import (
+    SCHEMA_VERSION,
+    FieldSpec,
+    Manifest,
+    SourceSpec,
+    SplitSpec,
+    write_manifest,
+)
+from conf.schema import LABEL, SPLITS, Config
+from feature_eng.encode import encode_fields
+from feature_eng.fields import fitted_specs, unfitted_specs
+from feature_eng.profile import Profile, profile_rows
+from feature_eng.raw import KEYS, SPLIT, field_column, key_columns, label_column, read_raw
+from feature_eng.split import split_column
+from feature_eng.vocabulary import (
+    fingerprint,
+    fit_vocabulary,
+    read_vocabulary,
+    vocabulary_sizes,
+    write_vocabulary,
+)
+from feature_eng.write import list_files, with_rates, write_splits
+
+logger = logging.getLogger(__name__)
+
+
+def canonical_rows(raw: DataFrame, config: Config) -> DataFrame:
+    """Label, fields, keys and split of every raw row, in canonical types.
+
+    Raises:
+        DataError: A configured column is missing or of the wrong type.
+    """
+    keys = key_columns(raw, config.keys)
+    columns = [field_column(raw, spec) for spec in unfitted_specs(config.fields)]
+    return raw.select(
+        label_column(raw, config.label), *columns, keys, split_column(raw, keys, config.split)
+    )
+
+
+def build_features(spark: SparkSession, config: Config, *, overwrite: bool) -> Manifest:
+    """Build ``config.features.path`` from ``config.raw.path``; all of it or nothing.
+
+    Raises:
+        ConfigError: The raw table is not there, or the output is and may not be replaced.
+        DataError: The raw table broke the contract.
+    """
+    storage.refuse_existing(config.features.path, overwrite=overwrite)
+    rows = canonical_rows(read_raw(spark, config.raw.path), config)
+    profile = profile_rows(rows, config)
+    logger.info("%d rows: %s", sum(profile.rows.values()), profile.rows)
+    with storage.staged_directory(config.features.path, overwrite=overwrite) as staging:
+        write_vocabulary(fit_vocabulary(rows.where(F.col(SPLIT) == "train"), config.fields), staging)
+        vocabulary = read_vocabulary(spark, staging)
+        sizes = vocabulary_sizes(vocabulary)
+        fields = fitted_specs(unfitted_specs(config.fields), profile, sizes)
+        encoded = encode_fields(rows, fields, vocabulary).withColumn(
+            LABEL, F.col(LABEL).cast("float")
+        )
+        write_splits(
+            encoded,
+            staging,
+            train_rows=profile.rows["train"],
+            row_group_rows=config.features.row_group_rows,
+            seed=config.train.seed,
+        )
+        storage.write_text(f"{staging}/config.yaml", dump_config(config))
+        fields = with_rates(spark, staging, fields)
+        manifest = _manifest(config, profile, fields, fingerprint(vocabulary), staging)
+        write_manifest(staging, manifest)
+    return manifest
+
+
+def _manifest(
+    config: Config, profile: Profile, fields: list[FieldSpec], vocabulary: str, staging: str
+) -> Manifest:
+    binary = config.task == "binary"
+    splits = {}
+    for split in SPLITS:
+        files = list_files(staging, split)
+        rows = sum(file.rows for file in files)
+        assert rows == profile.rows[split], f"{split}: {rows} rows written of {profile.rows[split]}"
+        positives = int(profile.positives[split]) if binary else None
+        splits[split] = SplitSpec(files=files, rows=rows, positives=positives)
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        name=config.name,
+        task=config.task,
+        keys=config.keys,
+        fields=fields,
+        num_features=sum(field.cardinality for field in fields),
+        splits=splits,
+        vocabulary_fingerprint=vocabulary,
+        source=SourceSpec(path=config.raw.path, rows=sum(profile.rows.values())),
+        config_fingerprint=config.fingerprint(),
+        software={name: version(name) for name in ("pyspark", "pyarrow", "numpy")},
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )

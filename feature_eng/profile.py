@@ -1,0 +1,116 @@
+"""One aggregate pass over the canonical rows: the gates on the label and the fitted statistics."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from conf.errors import DataError
+from conf.schema import LABEL, SPLITS, BucketisedField, Config, NumericField
+from feature_eng.raw import SPLIT
+
+_QUANTILE_ACCURACY = 10_000
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What the pass found.
+
+    Attributes:
+        rows: Rows per split.
+        positives: Sum of the labels per split.
+        edges: Per bucketised field, the distinct inner quantiles of the training rows, ascending.
+        moments: Per numeric field, (mean, standard deviation) of the training rows.
+    """
+
+    rows: dict[str, int]
+    positives: dict[str, float]
+    edges: dict[str, list[float]]
+    moments: dict[str, tuple[float, float]]
+
+
+def profile_rows(rows: DataFrame, config: Config) -> Profile:
+    """Count, check and fit in one pass; everything fitted sees the training rows only.
+
+    Raises:
+        DataError: No rows, an empty split, or a label that is null, constant or not 0/1 where it
+            must be.
+    """
+    in_train = F.col(SPLIT) == "train"
+    label = F.col(LABEL)
+    wanted: dict[str, Column] = {
+        "rows": F.count(F.lit(1)),
+        "no_split": F.count_if(F.col(SPLIT).isNull()),
+        "null_label": F.count_if(label.isNull()),
+        "not_binary": F.count_if(~label.isin(0.0, 1.0)),
+        "label_min": F.min(F.when(in_train, label)),
+        "label_max": F.max(F.when(in_train, label)),
+    }
+    for split in SPLITS:
+        wanted[f"rows:{split}"] = F.count_if(F.col(SPLIT) == split)
+        wanted[f"positives:{split}"] = F.sum(F.when(F.col(SPLIT) == split, label))
+    for field in config.fields:
+        value = F.when(in_train, F.col(field.name))
+        if isinstance(field, BucketisedField):
+            cuts = [i / field.num_buckets for i in range(1, field.num_buckets)]
+            wanted[f"edges:{field.name}"] = F.percentile_approx(value, cuts, _QUANTILE_ACCURACY)
+        elif isinstance(field, NumericField):
+            wanted[f"mean:{field.name}"] = F.mean(value)
+            wanted[f"std:{field.name}"] = F.stddev_pop(value)
+    # Positional: an alias would read a colon or a field's name as part of an expression.
+    found = rows.agg(*wanted.values()).head()
+    assert found is not None
+    result = dict(zip(wanted, found, strict=True))
+    _check(result, config)
+    return Profile(
+        rows={split: result[f"rows:{split}"] for split in SPLITS},
+        positives={split: result[f"positives:{split}"] for split in SPLITS},
+        edges={
+            field.name: sorted(set(result[f"edges:{field.name}"] or []))
+            for field in config.fields
+            if isinstance(field, BucketisedField)
+        },
+        moments={
+            field.name: _moments(result[f"mean:{field.name}"], result[f"std:{field.name}"])
+            for field in config.fields
+            if isinstance(field, NumericField)
+        },
+    )
+
+
+def _check(result: dict[str, Any], config: Config) -> None:
+    column = config.label.column
+    if result["rows"] == 0:
+        raise DataError(f"raw table '{config.raw.path}' is empty; there is nothing to build from")
+    if result["null_label"]:
+        raise DataError(
+            f"label '{column}' is null (or not finite) in {result['null_label']} of "
+            f"{result['rows']} rows; drop those rows or fill them"
+        )
+    if config.task == "binary" and result["not_binary"]:
+        raise DataError(
+            f"label '{column}' is neither 0 nor 1 in {result['not_binary']} of {result['rows']} "
+            f"rows, as task 'binary' needs; set label.threshold, or task: regression"
+        )
+    if result["no_split"]:
+        raise DataError(
+            f"split: the time column is null in {result['no_split']} of {result['rows']} rows; "
+            f"drop those rows or fill them"
+        )
+    empty: Sequence[str] = [split for split in SPLITS if result[f"rows:{split}"] == 0]
+    if empty:
+        raise DataError(
+            f"split '{empty[0]}' has no rows of {result['rows']}; change the shares or cuts in 'split'"
+        )
+    if result["label_min"] == result["label_max"]:
+        raise DataError(
+            f"label '{column}' is {result['label_min']:g} in every training row; "
+            f"there is nothing to learn: check the column and label.threshold"
+        )
+
+
+def _moments(mean: float | None, std: float | None) -> tuple[float, float]:
+    """A column without values, or with one value only, is left as it is."""
+    return mean or 0.0, std or 1.0

@@ -1,0 +1,44 @@
+"""Which rows train, validate and test."""
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+from conf.errors import DataError
+from conf.schema import RandomSplit, TimeSplit
+from feature_eng.raw import SPLIT, named_column
+
+_BUCKETS = 1_000_000
+
+
+def key_hash(keys: Column, seed: int) -> Column:
+    """A 64-bit hash of a row's keys: what is dealt by it does not depend on order or layout."""
+    return F.xxhash64(F.lit(seed), keys)
+
+
+def split_column(raw: DataFrame, keys: Column, split: RandomSplit | TimeSplit) -> Column:
+    """The split of each row: ``train``, ``valid``, ``test``, or null where its time is null.
+
+    Raises:
+        DataError: The time column is missing, or a cut cannot be read as its type.
+    """
+    if isinstance(split, RandomSplit):
+        position = F.pmod(key_hash(keys, split.seed), F.lit(_BUCKETS)) / _BUCKETS
+        is_test, is_valid = position < split.test, position < split.test + split.valid
+        is_train = F.lit(True)
+    else:
+        time = named_column(raw, split.column, "split")
+        kind = raw.select(time).schema[0].dataType
+        valid_from, test_from = _cut(raw, split.valid_from, kind), _cut(raw, split.test_from, kind)
+        is_test, is_valid, is_train = time >= test_from, time >= valid_from, time < valid_from
+    dealt = F.when(is_test, "test").when(is_valid, "valid").when(is_train, "train")
+    return dealt.alias(SPLIT)
+
+
+def _cut(raw: DataFrame, value: str | int | float, kind: T.DataType) -> Column:
+    cut = F.lit(value).try_cast(kind)
+    if raw.sparkSession.range(1).select(cut.isNull()).head()[0]:  # type: ignore[index]
+        raise DataError(
+            f"split: {value!r} cannot be read as {kind.simpleString()}, the type of the time column"
+        )
+    return cut

@@ -1,0 +1,58 @@
+"""Build a version of the features: raw table -> vocabularies, encoded splits, manifest."""
+
+import argparse
+import time
+
+from conf import storage
+from conf.schema import Config
+from feature_eng.build import build_features, canonical_rows
+from feature_eng.raw import read_raw
+from jobs.cli import Stage, main, parser
+from jobs.session import spark_session
+
+EXAMPLES = """\
+  python -m jobs.build_features --config conf/movielens100k.yaml
+  python -m jobs.build_features --config conf/movielens100k.yaml --overwrite \\
+      --set features.path=build/demo/features/v2 --set split.seed=7
+  spark-submit --py-files dist/nfm_pipeline-0.1.0.zip jobs/build_features.py --config X.yaml"""
+
+
+def run(config: Config, options: argparse.Namespace) -> Stage:
+    """Build, and say what was built."""
+    start = time.monotonic()
+    spark = spark_session(config.spark)
+    manifest = build_features(spark, config, overwrite=options.overwrite)
+    rows = sum(split.rows for split in manifest.splits.values())
+    facts = {
+        "fields": str(len(manifest.fields)),
+        "features": f"{manifest.num_features:,}",
+        "vocabulary": manifest.vocabulary_fingerprint,
+    }
+    seconds = time.monotonic() - start
+    read = manifest.source.rows
+    return Stage("build_features", read, rows, read, seconds, config.features.path, facts)
+
+
+def plan(config: Config, options: argparse.Namespace) -> list[str]:
+    """What would be read and written."""
+    storage.refuse_existing(config.features.path, overwrite=options.overwrite)
+    raw = read_raw(spark_session(config.spark), config.raw.path)
+    canonical = canonical_rows(raw, config)
+    kinds = [f"  {field.name}: {field.kind} of {field.source}" for field in config.fields]
+    return [
+        f"build_features: {config.raw.path} ({len(raw.columns)} columns) -> {config.features.path}",
+        f"label: {config.label.column} ({config.task}), split: {config.split.kind}",
+        f"{len(canonical.columns)} canonical columns; fields:",
+        *kinds,
+    ]
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The job's command line."""
+    made = parser(__doc__, EXAMPLES)
+    made.add_argument("--overwrite", action="store_true", help="replace features that exist")
+    return made
+
+
+if __name__ == "__main__":
+    main(arguments(), run, plan)

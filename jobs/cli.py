@@ -1,0 +1,117 @@
+"""The command line that all jobs share: arguments, logging, exit codes."""
+
+import argparse
+import logging
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import FrameType
+
+from conf.errors import EXIT_INTERRUPTED, PipelineError, RunError
+from conf.loader import load_config
+from conf.schema import Config
+
+logger = logging.getLogger("jobs")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a job did, for the table at the end of a pipeline.
+
+    Attributes:
+        name: The job.
+        rows_in: Rows read.
+        rows_out: Rows written; None where it writes none.
+        processed: Rows the rate speaks of (training reads its rows once an epoch).
+        seconds: Time the job took.
+        output: Path of what it wrote.
+        facts: Figures worth a line of their own.
+    """
+
+    name: str
+    rows_in: int
+    rows_out: int | None
+    processed: int
+    seconds: float
+    output: str
+    facts: dict[str, str]
+
+
+def parser(doc: str, examples: str) -> argparse.ArgumentParser:
+    """A parser with the options of every job.
+
+    Args:
+        doc: The job's docstring; its first line is the description.
+        examples: Lines to show in --help.
+    """
+    made = argparse.ArgumentParser(
+        description=doc.splitlines()[0],
+        epilog=f"examples:\n{examples}\nexit codes: 0 done, 1 a bug, 2 usage or config, "
+        "3 the data broke a contract,\n  4 the run failed, 130 interrupted",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("--config", required=True, help="YAML file of the run, e.g. conf/X.yaml")
+    made.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="overrides",
+        metavar="KEY=VALUE",
+        help="override a key, e.g. train.epochs=5; may be repeated",
+    )
+    made.add_argument(
+        "--dry-run", action="store_true", help="check config and inputs, print the plan, stop"
+    )
+    made.add_argument("-v", "--verbose", action="store_true", help="debug log and stack traces")
+    return made
+
+
+def main(
+    arguments: argparse.ArgumentParser,
+    run: Callable[[Config, argparse.Namespace], Stage | Sequence[Stage]],
+    plan: Callable[[Config, argparse.Namespace], Sequence[str]],
+) -> None:
+    """Parse, load the config, plan or run, print the table, exit with the code of what happened."""
+    options = arguments.parse_args()
+    logging.basicConfig(
+        level=logging.DEBUG if options.verbose else logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    for noisy in ("py4j", "fsspec", "asyncio"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    # Logs every Spark error a second time, with the whole Java stack on one line.
+    logging.getLogger("DataFrameQueryContextLogger").setLevel(logging.CRITICAL)
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        config = load_config(options.config, options.overrides)
+        if options.dry_run:
+            print("\n".join(plan(config, options)))
+        else:
+            done = run(config, options)
+            show([done] if isinstance(done, Stage) else done)
+    except PipelineError as error:
+        if options.verbose:
+            logger.exception("failed")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted: nothing was published, earlier outputs are as they were", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def show(stages: Sequence[Stage]) -> None:
+    """Print what the stages did as one table, and their facts and outputs below it."""
+    print(f"\n{'stage':<16}{'rows in':>10}{'rows out':>10}{'seconds':>9}{'rows/s':>11}")
+    for stage in stages:
+        out = "-" if stage.rows_out is None else f"{stage.rows_out:,}"
+        rate = f"{stage.processed / stage.seconds:,.0f}"
+        print(f"{stage.name:<16}{stage.rows_in:>10,}{out:>10}{stage.seconds:>9.1f}{rate:>11}")
+    for stage in stages:
+        print(f"\n{stage.name}: {stage.output}")
+        for name, value in stage.facts.items():
+            print(f"  {name:<18}{value}")
+
+
+def _terminated(signum: int, frame: FrameType | None) -> None:
+    raise RunError("terminated by SIGTERM: nothing was published, earlier outputs are as they were")

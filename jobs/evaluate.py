@@ -1,0 +1,58 @@
+"""Judge a bundle on a split: bundle + features -> metrics and a report."""
+
+import argparse
+import json
+import time
+
+from conf import storage
+from conf.loader import dump_config
+from conf.manifest import read_manifest
+from conf.schema import Config
+from jobs.cli import Stage, main, parser
+from nfm.bundle import LATEST, load_bundle, resolve_bundle
+from nfm.predict import check_vocabulary, evaluate_split
+
+EXAMPLES = """\
+  python -m jobs.evaluate --config conf/movielens100k.yaml
+  python -m jobs.evaluate --config conf/movielens100k.yaml --bundle build/demo/models/ID \\
+      --set evaluate.split=valid"""
+
+
+def run(config: Config, options: argparse.Namespace) -> Stage:
+    """Evaluate and write the report."""
+    start = time.monotonic()
+    bundle = load_bundle(resolve_bundle(config.train.path, options.bundle))
+    manifest = read_manifest(config.features.path)
+    split = config.evaluate.split
+    metrics = evaluate_split(bundle, config.features.path, manifest, split)
+    path = f"{config.evaluate.path}/{bundle.model_id}-{split}"
+    report = {"model_id": bundle.model_id, "features": config.features.path, "split": split}
+    with storage.staged_directory(path, overwrite=True) as staging:
+        storage.write_text(f"{staging}/report.json", json.dumps(report | metrics, indent=1) + "\n")
+        storage.write_text(f"{staging}/config.yaml", dump_config(config))
+    rows = manifest.splits[split].rows
+    facts = {f"{split} {name}": f"{value:.4f}".removesuffix(".0000") for name, value in metrics.items()}
+    return Stage("evaluate", rows, None, rows, time.monotonic() - start, path, facts)
+
+
+def plan(config: Config, options: argparse.Namespace) -> list[str]:
+    """What would be judged on what."""
+    bundle = load_bundle(resolve_bundle(config.train.path, options.bundle))
+    manifest = read_manifest(config.features.path)
+    check_vocabulary(bundle, manifest, config.features.path)
+    rows = manifest.splits[config.evaluate.split].rows
+    return [
+        f"evaluate: {bundle.model_id} on {rows:,} rows of '{config.evaluate.split}' "
+        f"in {config.features.path} -> {config.evaluate.path}"
+    ]
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The job's command line."""
+    made = parser(__doc__, EXAMPLES)
+    made.add_argument("--bundle", default=LATEST, help="id, path or 'latest' (default)")
+    return made
+
+
+if __name__ == "__main__":
+    main(arguments(), run, plan)

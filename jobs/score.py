@@ -1,0 +1,77 @@
+"""Score the raw rows of a day with a bundle: raw table + bundle -> a partition of scores."""
+
+import argparse
+import functools
+import time
+from datetime import date
+
+from pyspark.sql import DataFrame
+
+from conf.loader import dump_config
+from conf.manifest import read_manifest
+from conf.schema import Config
+from feature_eng.scoring import encode_rows, publish_scores, rows_of_day, score_rows
+from feature_eng.vocabulary import check_fingerprint, read_vocabulary
+from jobs.cli import Stage, main, parser
+from jobs.session import spark_session
+from nfm.bundle import LATEST, resolve_bundle
+from nfm.predict import score_batches
+
+EXAMPLES = """\
+  python -m jobs.score --config conf/movielens100k.yaml --ds 1998-04-23
+  spark-submit --py-files dist/nfm_pipeline-0.1.0.zip jobs/score.py --config X.yaml --ds 1998-04-23"""
+
+
+def run(config: Config, options: argparse.Namespace) -> Stage:
+    """Score the day and replace its partition."""
+    start = time.monotonic()
+    bundle = resolve_bundle(config.train.path, options.bundle)
+    raw, encoded = _encoded(config, options, bundle)
+    scored = score_rows(
+        encoded, functools.partial(score_batches, bundle), bundle.rpartition("/")[2]
+    )
+    partition = f"{config.score.path}/ds={options.ds}"
+    rows = raw.count()
+    written = publish_scores(
+        scored, partition, expected_rows=rows, config_yaml=dump_config(config)
+    )
+    return Stage("score", rows, written, rows, time.monotonic() - start, partition, {})
+
+
+def plan(config: Config, options: argparse.Namespace) -> list[str]:
+    """What would be scored with what."""
+    bundle = resolve_bundle(config.train.path, options.bundle)
+    raw, _ = _encoded(config, options, bundle)
+    return [
+        f"score: {raw.count():,} rows of {config.score.raw_path} for {options.ds} with {bundle} "
+        f"-> {config.score.path}/ds={options.ds}"
+    ]
+
+
+def _encoded(
+    config: Config, options: argparse.Namespace, bundle: str
+) -> tuple[DataFrame, DataFrame]:
+    """The day's raw rows, and the same encoded with the bundle's vocabulary."""
+    spark = spark_session(config.spark)
+    manifest = read_manifest(bundle)
+    vocabulary = read_vocabulary(spark, bundle)
+    check_fingerprint(vocabulary, manifest.vocabulary_fingerprint, bundle)
+    raw = rows_of_day(spark, config.score, options.ds)
+    return raw, encode_rows(raw, manifest, vocabulary)
+
+
+def day(text: str) -> str:
+    """A day as YYYY-MM-DD, for argparse."""
+    return date.fromisoformat(text).isoformat()
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The job's command line."""
+    made = parser(__doc__, EXAMPLES)
+    made.add_argument("--ds", type=day, required=True, help="day to score, YYYY-MM-DD")
+    made.add_argument("--bundle", default=LATEST, help="id, path or 'latest' (default)")
+    return made
+
+
+if __name__ == "__main__":
+    main(arguments(), run, plan)

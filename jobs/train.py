@@ -1,0 +1,99 @@
+"""Train the model on built features with Horovod workers: manifest -> bundle."""
+
+import argparse
+import logging
+import time
+from pathlib import Path
+
+from conf import storage
+from conf.errors import ConfigError
+from conf.manifest import Manifest, read_manifest
+from conf.schema import Config
+from jobs.cli import Stage, main, parser
+from nfm.bundle import new_model_id, write_bundle
+from nfm.checkpoint import read_checkpoint, weights_of
+from nfm.epoch_plan import plan_epoch
+from nfm.launch import launch
+from nfm.worker import CHECKPOINTS
+
+EXAMPLES = """\
+  python -m jobs.train --config conf/movielens100k.yaml --num-workers 2
+  python -m jobs.train --config conf/movielens100k.yaml --set train.epochs=5 --dry-run"""
+
+logger = logging.getLogger(__name__)
+
+
+def run(config: Config, options: argparse.Namespace) -> Stage:
+    """Train, publish the bundle of the best epoch, and say what came out."""
+    start = time.monotonic()
+    config = configured(config, options)
+    manifest = _manifest(config)
+    model_id = new_model_id(config)
+    work = Path(config.train.work_path) / model_id
+    result = launch(config, work)
+    tensors, _ = read_checkpoint(str(work / CHECKPOINTS), result.best_epoch)
+    path = f"{config.train.path}/{model_id}"
+    metrics = {"best_epoch": result.best_epoch, **result.metrics}
+    write_bundle(path, config, manifest, weights_of(tensors), metrics)
+    storage.remove(str(work / CHECKPOINTS))
+    facts = {f"valid {name}": f"{value:.4f}" for name, value in result.metrics.items()}
+    facts |= {"epochs": f"{result.epochs}, best {result.best_epoch + 1}", "logs": str(work)}
+    rows = manifest.splits["train"].rows + manifest.splits["valid"].rows
+    return Stage("train", rows, None, result.rows, time.monotonic() - start, path, facts)
+
+
+def plan(config: Config, options: argparse.Namespace) -> list[str]:
+    """What every worker would read."""
+    config = configured(config, options)
+    manifest = _manifest(config)
+    train = manifest.splits["train"]
+    epoch = plan_epoch(
+        [file.rows for file in train.files],
+        world_size=config.train.num_workers,
+        batch_size=config.train.batch_size,
+        seed=config.train.seed,
+        epoch=0,
+    )
+    return [
+        f"train: {config.features.path} -> {config.train.path}",
+        f"{config.model.name} on {manifest.num_features:,} features of {len(manifest.fields)} fields",
+        f"{config.train.num_workers} workers ({config.train.launcher}), "
+        f"at most {config.train.epochs} epochs of {epoch.steps} steps",
+        *(
+            f"  worker {rank}: {len(files)} files, {rows:,} rows"
+            for rank, (files, rows) in enumerate(zip(epoch.files, epoch.rows, strict=True))
+        ),
+    ]
+
+
+def configured(config: Config, options: argparse.Namespace) -> Config:
+    """The configuration with the command line's launcher and number of workers."""
+    given = {"launcher": options.launcher, "num_workers": options.num_workers}
+    update = {key: value for key, value in given.items() if value is not None}
+    return config.model_copy(update={"train": config.train.model_copy(update=update)})
+
+
+def _manifest(config: Config) -> Manifest:
+    if config.train.batch_size < config.train.num_workers:
+        raise ConfigError(
+            f"train.batch_size {config.train.batch_size} is less than one row for each of "
+            f"{config.train.num_workers} workers"
+        )
+    return read_manifest(config.features.path)
+
+
+def add_arguments(made: argparse.ArgumentParser) -> None:
+    """The options that only training has."""
+    made.add_argument("--launcher", choices=["local"], help="default: train.launcher")
+    made.add_argument("--num-workers", type=int, metavar="N", help="default: train.num_workers")
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The job's command line."""
+    made = parser(__doc__, EXAMPLES)
+    add_arguments(made)
+    return made
+
+
+if __name__ == "__main__":
+    main(arguments(), run, plan)

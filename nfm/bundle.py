@@ -1,0 +1,134 @@
+"""The bundle: all that scoring needs of a training, in one directory that appears whole."""
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from conf import storage
+from conf.errors import ConfigError, DataError, PipelineError
+from conf.loader import dump_config, load_config
+from conf.manifest import FILE_NAME as MANIFEST
+from conf.manifest import Manifest, read_manifest, write_manifest
+from conf.schema import Config
+from nfm.checkpoint import read_tensors, write_tensors
+from nfm.collectives import Alone
+from nfm.models import NFM, build_model
+
+LATEST = "latest"
+WEIGHTS, CONFIG, METRICS, CARD = "model.safetensors", "config.yaml", "metrics.json", "README.md"
+VOCABULARY = "vocabulary"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A loaded bundle.
+
+    Attributes:
+        model_id: Its name.
+        config: The resolved configuration it was trained with.
+        manifest: The features it was trained on.
+        model: The dense part, in evaluation mode.
+        table_VD: The embedding table [num_features, embedding_dim + 1].
+    """
+
+    model_id: str
+    config: Config
+    manifest: Manifest
+    model: NFM
+    table_VD: torch.Tensor
+
+
+def new_model_id(config: Config) -> str:
+    """Time first, so that names sort by age; then the model and the config's fingerprint."""
+    now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+    return f"{now}-{config.model.name}-{config.fingerprint()[:8]}"
+
+
+def write_bundle(
+    path: str,
+    config: Config,
+    manifest: Manifest,
+    weights: dict[str, torch.Tensor],
+    metrics: dict[str, Any],
+) -> None:
+    """Publish a bundle; the vocabulary is copied, so that it scores when the features are gone.
+
+    Raises:
+        ConfigError: ``path`` exists.
+    """
+    with storage.staged_directory(path, overwrite=False) as staging:
+        write_tensors(f"{staging}/{WEIGHTS}", weights)
+        storage.write_text(f"{staging}/{CONFIG}", dump_config(config))
+        storage.write_text(f"{staging}/{METRICS}", json.dumps(metrics, indent=1) + "\n")
+        storage.write_text(f"{staging}/{CARD}", _card(path, config, manifest, metrics))
+        source, plain = storage.filesystem(f"{config.features.path}/{VOCABULARY}")
+        target, copy = storage.filesystem(f"{staging}/{VOCABULARY}")
+        target.makedirs(copy)
+        for file in source.glob(f"{plain}/*.parquet"):
+            with source.open(file, "rb") as reader, target.open(
+                f"{copy}/{file.rpartition('/')[2]}", "wb"
+            ) as writer:
+                writer.write(reader.read())
+        write_manifest(staging, manifest)
+
+
+def resolve_bundle(models: str, name: str) -> str:
+    """The path of a bundle: ``latest`` in the models directory, an id in it, or a path.
+
+    Raises:
+        ConfigError: There is no such bundle.
+    """
+    fs, plain = storage.filesystem(models)
+    if name == LATEST:
+        found = sorted(fs.glob(f"{plain}/*/{MANIFEST}"))
+        if not found:
+            raise ConfigError(f"no bundle in '{models}'; train one (jobs.train)")
+        name = found[-1].split("/")[-2]
+    for path in (f"{models}/{name}", name):
+        if storage.exists(f"{path}/{MANIFEST}"):
+            return path
+    raise ConfigError(f"no bundle '{name}' in '{models}' or by that path; see what is there")
+
+
+def load_bundle(path: str) -> Bundle:
+    """Read a bundle. Nothing in it is unpickled.
+
+    Raises:
+        DataError: A file is missing or damaged.
+    """
+    manifest = read_manifest(path)
+    try:
+        config = load_config(f"{path}/{CONFIG}")
+        weights = read_tensors(f"{path}/{WEIGHTS}")
+        model = build_model(config.model, Alone())
+        table_VD = weights.pop("table.weight")
+        model.load_state_dict({k.removeprefix("model."): v for k, v in weights.items()})
+        expected = (manifest.num_features, config.model.embedding_dim + 1)
+        if table_VD.shape != expected:
+            raise ValueError(f"table {tuple(table_VD.shape)}, expected {expected}")
+    except (OSError, KeyError, ValueError, RuntimeError, SafetensorError, PipelineError) as error:
+        raise DataError(
+            f"bundle '{path}' is damaged ({type(error).__name__}: {error}); "
+            f"use another one or train again"
+        ) from None
+    return Bundle(path.rpartition("/")[2], config, manifest, model.eval(), table_VD)
+
+
+def _card(path: str, config: Config, manifest: Manifest, metrics: dict[str, Any]) -> str:
+    splits = ", ".join(f"{name} {split.rows:,}" for name, split in manifest.splits.items())
+    found = "\n".join(f"- {name}: {value}" for name, value in metrics.items())
+    return (
+        f"# {path.rpartition('/')[2]}\n\n"
+        f"{config.model.name} for '{config.name}' ({config.task}), label {config.label.column}.\n\n"
+        f"- fields: {', '.join(field.name for field in manifest.fields)}\n"
+        f"- features: {manifest.num_features:,}\n"
+        f"- rows: {splits}\n"
+        f"- vocabulary: {manifest.vocabulary_fingerprint}\n"
+        f"- torch {version('torch')}\n\n"
+        f"Validation, best epoch:\n\n{found}\n"
+    )

@@ -1,0 +1,122 @@
+"""Start the Horovod workers of a training, show how far they are, and see them end."""
+
+import contextlib
+import json
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from tqdm import tqdm
+
+from conf.errors import BY_EXIT_CODE, RunError
+from conf.loader import dump_config
+from conf.schema import Config
+from nfm.run_log import PROGRESS
+from nfm.trainer import Result
+from nfm.worker import CONFIG, FAILURE, RESULT
+
+LOG = "workers.log"
+
+_POLL_S = 0.25
+_TERMINATE_S = 15.0
+_FROM_WORKER = re.compile(r"^\[\d+\]<std(?:out|err)>:")
+
+logger = logging.getLogger(__name__)
+
+
+def launch(config: Config, run: Path) -> Result:
+    """Train with ``config.train.num_workers`` processes on this machine.
+
+    Args:
+        config: The run.
+        run: Its directory, which must be new; gets the config, the logs and the checkpoints.
+
+    Raises:
+        RunError: A worker died; the message holds the last lines of their log.
+        PipelineError: A worker refused the config or the data, as it said.
+    """
+    run.mkdir(parents=True)
+    (run / CONFIG).write_text(dump_config(config))
+    number = str(config.train.num_workers)
+    command = [sys.executable, "-m", "horovod.runner.launch", "--gloo", "-np", number]
+    command += ["-H", f"localhost:{number}", sys.executable, "-m", "nfm.worker", str(run)]
+    with _started(command) as process, (run / LOG).open("w") as log:
+        tail: deque[str] = deque(maxlen=20)
+        relay = threading.Thread(target=_relay, args=(process.stdout, log, tail), daemon=True)
+        relay.start()
+        _show_progress(process, run, config.train.epochs)
+        relay.join()
+    if process.returncode != 0:
+        raise _failure(run, process.returncode, tail)
+    return Result(**json.loads((run / RESULT).read_text()))
+
+
+@contextlib.contextmanager
+def _started(command: list[str]) -> Iterator["subprocess.Popen[str]"]:
+    """A process group of its own, which is gone when the block ends, however it ends."""
+    process = subprocess.Popen(
+        command,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            # horovodrun ends its workers on SIGTERM, and on its own death.
+            os.killpg(process.pid, signal.SIGTERM)
+            try:
+                process.wait(_TERMINATE_S)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def _relay(stream: IO[str], log: IO[str], tail: "deque[str]") -> None:
+    """Everything goes to the log; what the workers say goes to the screen, too."""
+    for line in stream:
+        log.write(line)
+        log.flush()
+        tail.append(line)
+        said, count = _FROM_WORKER.subn("", line)
+        if count:
+            tqdm.write(said, file=sys.stderr, end="")
+
+
+def _show_progress(process: "subprocess.Popen[str]", run: Path, epochs: int) -> None:
+    """Wait for the end; on a terminal, draw a bar over the steps of the current epoch."""
+    bar = tqdm(unit="step", disable=not sys.stderr.isatty(), leave=False)
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_POLL_S)
+            break
+        with contextlib.suppress(FileNotFoundError):
+            now = json.loads((run / PROGRESS).read_text())
+            bar.set_description(f"epoch {now['epoch'] + 1}/{epochs}", refresh=False)
+            bar.total, bar.n = now["steps"], now["step"]
+            bar.refresh()
+    bar.close()
+
+
+def _failure(run: Path, code: int, tail: "deque[str]") -> Exception:
+    with contextlib.suppress(FileNotFoundError):
+        failure = json.loads((run / FAILURE).read_text())
+        return BY_EXIT_CODE[failure["exit_code"]](failure["message"])
+    last = "".join(tail).strip()
+    return RunError(
+        f"training stopped: a worker died (horovodrun exit code {code}). Nothing was published. "
+        f"The whole log is {run / LOG}; its last lines:\n{last}"
+    )

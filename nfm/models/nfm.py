@@ -1,0 +1,65 @@
+"""Neural Factorization Machine (He & Chua, SIGIR 2017).
+
+Shapes: B = rows of a batch, S = slots, K = embedding dimension.
+"""
+
+import torch
+from torch import nn
+
+from conf.schema import ModelConfig
+from nfm.collectives import Collectives
+from nfm.layers import BatchNorm, BiInteraction, HiddenLayer
+
+
+class NFM(nn.Module):
+    """y = w0 + sum_i w_i x_i + h^T MLP(BiInteraction({x_i v_i})) (He & Chua 2017, eq. 2-7).
+
+    Batch norm and dropout follow the pooling, and every hidden layer.
+
+    Args:
+        config: Sizes and rates.
+        workers: Who batch norm sums with.
+    """
+
+    def __init__(self, config: ModelConfig, workers: Collectives) -> None:
+        super().__init__()
+
+        def norm(width: int, name: str) -> nn.Module:
+            if not config.batch_norm:
+                return nn.Identity()
+            momentum = config.batch_norm_momentum
+            return BatchNorm(width, name=name, workers=workers, momentum=momentum)
+
+        self.bias = nn.Parameter(torch.zeros(1))
+        self.pool = nn.Sequential(
+            BiInteraction(), norm(config.embedding_dim, "norm.pool"), nn.Dropout(config.bi_dropout)
+        )
+        widths = [config.embedding_dim, *config.hidden]
+        self.hidden = nn.Sequential(
+            *(
+                HiddenLayer(
+                    nn.Linear(before, after),
+                    norm(after, f"norm.hidden{depth}"),
+                    config.activation,
+                    config.dropout,
+                )
+                for depth, (before, after) in enumerate(zip(widths, config.hidden, strict=False))
+            )
+        )
+        self.prediction = nn.Linear(widths[-1], 1, bias=False)
+        nn.init.xavier_normal_(self.prediction.weight)
+
+    def forward(self, rows_BSD: torch.Tensor, x_BS: torch.Tensor) -> torch.Tensor:
+        """Predict.
+
+        Args:
+            rows_BSD: The features' rows [v_i | w_i] of the table, D = K + 1.
+            x_BS: The features' values; 0 where a slot is empty.
+
+        Returns:
+            Logits (or predicted values) [B].
+        """
+        xrows_BSD = rows_BSD * x_BS.unsqueeze(-1)
+        linear_B = xrows_BSD[..., -1].sum(dim=1)
+        deep_B1: torch.Tensor = self.prediction(self.hidden(self.pool(xrows_BSD[..., :-1])))
+        return self.bias + linear_B + deep_B1.squeeze(-1)

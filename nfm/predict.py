@@ -1,0 +1,109 @@
+"""From encoded rows to scores, with a loaded bundle; for evaluation and for Spark's workers."""
+
+import functools
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from conf.errors import DataError
+from conf.manifest import FieldSpec, Manifest
+from nfm.batch import assemble
+from nfm.bundle import Bundle, load_bundle
+from nfm.metrics import METRICS, probability
+from nfm.stream import stream_batches
+
+SCORE = "score"
+
+_BATCH_ROWS = 16_384
+
+
+def predict_logits(bundle: Bundle, ids_BS: torch.Tensor, x_BS: torch.Tensor) -> np.ndarray:
+    """Logits, or predicted values for a regression: float32 [B]."""
+    with torch.inference_mode():
+        logits: np.ndarray = bundle.model(bundle.table_VD[ids_BS], x_BS).numpy()
+    return logits
+
+
+def predict_scores(bundle: Bundle, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Scores of encoded columns: probabilities, or predicted values; float64 [n]."""
+    ids, x = assemble(columns, bundle.manifest.fields)
+    logits = predict_logits(bundle, torch.from_numpy(ids), torch.from_numpy(x)).astype(np.float64)
+    return probability(logits) if bundle.manifest.task == "binary" else logits
+
+
+def score_batches(bundle_path: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Score encoded Arrow batches: the function of Spark's ``mapInArrow``.
+
+    Args:
+        bundle_path: Where this process finds the bundle; it is loaded once.
+        batches: Encoded fields, and other columns that are passed through.
+
+    Yields:
+        The other columns and ``score`` (double).
+    """
+    bundle = _load_once(bundle_path)
+    names = {field.name for field in bundle.manifest.fields}
+    for batch in batches:
+        columns = {field.name: _to_numpy(batch, field) for field in bundle.manifest.fields}
+        kept = [name for name in batch.schema.names if name not in names]
+        arrays = [batch.column(name) for name in kept]
+        scores = pa.array(predict_scores(bundle, columns), type=pa.float64())
+        yield pa.RecordBatch.from_arrays([*arrays, scores], names=[*kept, SCORE])
+
+
+def evaluate_split(bundle: Bundle, features: str, manifest: Manifest, split: str) -> dict[str, float]:
+    """Metrics of a bundle over all rows of a split.
+
+    Args:
+        bundle: The model.
+        features: Directory of the features.
+        manifest: Its manifest.
+        split: train, valid or test.
+
+    Raises:
+        DataError: The features were encoded with another vocabulary than the bundle's.
+    """
+    check_vocabulary(bundle, manifest, features)
+    paths = [f"{features}/{file.path}" for file in manifest.splits[split].files]
+    logits, labels = [], []
+    for batch in stream_batches(paths, manifest.fields, batch_rows=_BATCH_ROWS):
+        logits.append(predict_logits(bundle, batch.ids_BS, batch.x_BS))
+        labels.append(batch.label_B.numpy())
+    return METRICS[manifest.task](
+        np.concatenate(logits).astype(np.float64), np.concatenate(labels).astype(np.float64)
+    )
+
+
+def check_vocabulary(bundle: Bundle, manifest: Manifest, features: str) -> None:
+    """Refuse features whose ids mean something else to the bundle.
+
+    Raises:
+        DataError: The vocabularies or the fitted fields differ.
+    """
+    trained, found = bundle.manifest, manifest
+    if trained.vocabulary_fingerprint != found.vocabulary_fingerprint or [
+        (f.name, f.kind, f.offset, f.cardinality, f.edges, f.mean, f.std) for f in trained.fields
+    ] != [(f.name, f.kind, f.offset, f.cardinality, f.edges, f.mean, f.std) for f in found.fields]:
+        raise DataError(
+            f"bundle '{bundle.model_id}' was trained on vocabulary "
+            f"{trained.vocabulary_fingerprint}, but '{features}' is encoded with "
+            f"{found.vocabulary_fingerprint}: use the bundle's own features, or train again"
+        )
+
+
+@functools.lru_cache(maxsize=1)
+def _load_once(path: str) -> Bundle:
+    # Spark runs one task per core: a task that took more threads would slow the others.
+    torch.set_num_threads(1)
+    return load_bundle(path)
+
+
+def _to_numpy(batch: pa.RecordBatch, field: FieldSpec) -> np.ndarray:
+    column = batch.column(field.name)
+    if field.kind == "multi_valued":
+        flat: np.ndarray = column.flatten().to_numpy(zero_copy_only=False)
+        return flat.reshape(len(column), field.length)
+    array: np.ndarray = column.to_numpy(zero_copy_only=False)
+    return array

@@ -1,0 +1,51 @@
+"""What rank 0 writes down of a training: metrics per epoch, TensorBoard events, progress."""
+
+import json
+import logging
+import time
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+
+METRICS, PROGRESS = "metrics.jsonl", "progress.json"
+
+_PROGRESS_EVERY_S = 0.2
+
+logger = logging.getLogger(__name__)
+
+
+class RunLog:
+    """The log files of a run.
+
+    Args:
+        directory: Gets ``metrics.jsonl`` (one JSON object per epoch), ``tensorboard/`` and
+            ``progress.json`` (where the run stands now, for the launcher's progress bar).
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._metrics = directory / METRICS
+        self._progress = directory / PROGRESS
+        self._events = SummaryWriter(str(directory / "tensorboard"))
+        self._next_progress = 0.0
+
+    def progress(self, epoch: int, step: int, steps: int) -> None:
+        """Say where the run stands, a few times a second at most."""
+        now = time.monotonic()
+        if now >= self._next_progress or step == steps:
+            self._next_progress = now + _PROGRESS_EVERY_S
+            temporary = self._progress.with_suffix(".tmp")
+            temporary.write_text(json.dumps({"epoch": epoch, "step": step, "steps": steps}))
+            temporary.replace(self._progress)
+
+    def epoch(self, epoch: int, metrics: dict[str, float]) -> None:
+        """Add an epoch's metrics to every log."""
+        with self._metrics.open("a") as file:
+            file.write(json.dumps({"epoch": epoch, **metrics}) + "\n")
+        for name, value in metrics.items():
+            self._events.add_scalar(name, value, epoch)
+        shown = " ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        logger.info("epoch %d: %s", epoch, shown)
+
+    def close(self) -> None:
+        """Flush the events."""
+        self._events.close()

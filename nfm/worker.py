@@ -1,0 +1,55 @@
+"""One Horovod worker of a training: ``python -m nfm.worker <run directory>``.
+
+The launcher has put the resolved ``config.yaml`` into the run directory; rank 0 leaves
+``result.json`` there, and a worker that fails ``failure.json``.
+"""
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from conf.errors import PipelineError
+from conf.loader import load_config
+from conf.manifest import read_manifest
+from conf.schema import Config
+from nfm.distributed import HorovodWorkers
+from nfm.run_log import RunLog
+from nfm.trainer import Trainer
+
+CONFIG, CHECKPOINTS, RESULT, FAILURE = "config.yaml", "checkpoints", "result.json", "failure.json"
+
+
+def main() -> None:
+    """Join the other workers and train."""
+    run = Path(sys.argv[1])
+    try:
+        _train(run, load_config(str(run / CONFIG)))
+    except PipelineError as error:
+        failure = {"exit_code": error.exit_code, "message": str(error)}
+        (run / FAILURE).write_text(json.dumps(failure))
+        sys.exit(error.exit_code)
+
+
+def _train(run: Path, config: Config) -> None:
+    workers = HorovodWorkers()
+    logging.basicConfig(
+        level=logging.INFO if workers.rank == 0 else logging.WARNING,
+        format=f"%(asctime)s %(levelname)s rank {workers.rank}: %(message)s",
+    )
+    cores = len(os.sched_getaffinity(0))
+    torch.set_num_threads(config.train.threads_per_worker or max(1, cores // workers.local_size))
+    log = RunLog(run) if workers.rank == 0 else None
+    manifest = read_manifest(config.features.path)
+    result = Trainer(config, manifest, workers, str(run / CHECKPOINTS), log).fit()
+    if log:
+        log.close()
+        (run / RESULT).write_text(result.to_json())
+    workers.close()
+
+
+if __name__ == "__main__":
+    main()
