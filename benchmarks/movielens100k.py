@@ -30,10 +30,9 @@ SHA256 = {
     "ml-100k.item": "51d7cdf777ce5c0f5b32c1d947a4a81fe07d75e78abbe761e0cd4d0756064532",
 }
 # The flag columns of u.item, in their order (GroupLens's u.genre).
-GENRES = (
-    "unknown Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy "
-    "Film-Noir Horror Musical Mystery Romance Sci-Fi Thriller War Western"
-).split()
+_GENRES = """unknown Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy
+Film-Noir Horror Musical Mystery Romance Sci-Fi Thriller War Western"""
+GENRES = _GENRES.split()
 DS = "1998-04-23"
 CANDIDATE_USERS = 100
 SCHEMA = pa.schema(
@@ -112,7 +111,9 @@ def join(
 
 def _read_recbole(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     def table(suffix: str) -> pd.DataFrame:
-        frame = pd.read_csv(folder / f"ml-100k.{suffix}", sep="\t", dtype=str, keep_default_na=False)
+        frame = pd.read_csv(
+            folder / f"ml-100k.{suffix}", sep="\t", dtype=str, keep_default_na=False
+        )
         return frame.rename(columns=lambda name: name.partition(":")[0])
 
     ratings = table("inter").astype({"rating": float, "timestamp": float})
@@ -126,7 +127,12 @@ def _read_recbole(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFram
 def _read_grouplens(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     def table(name: str, sep: str, columns: list[str]) -> pd.DataFrame:
         return pd.read_csv(
-            folder / name, sep=sep, names=columns, dtype=str, encoding="latin-1", keep_default_na=False
+            folder / name,
+            sep=sep,
+            names=columns,
+            dtype=str,
+            encoding="latin-1",
+            keep_default_na=False,
         )
 
     ratings = table("u.data", "\t", ["user_id", "item_id", "rating", "timestamp"])

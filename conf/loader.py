@@ -15,7 +15,7 @@ from conf.schema import Config
 class _Loader(yaml.SafeLoader):
     """YAML 1.1 as people read it: 1e-4 is a number and 2024-01-01 stays the text it is."""
 
-    yaml_implicit_resolvers = {
+    yaml_implicit_resolvers = {  # noqa: RUF012 (as in the class above it)
         first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith(":timestamp")]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
@@ -59,7 +59,7 @@ def dump_config(config: Config) -> str:
 
 def _parse(text: str, origin: str) -> Any:
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+        return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         raise ConfigError(f"{origin}: not valid YAML: {' '.join(str(error).split())}") from None
 

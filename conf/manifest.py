@@ -12,7 +12,7 @@ from conf import storage
 from conf.errors import DataError
 from conf.section import Section
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 FILE_NAME = "manifest.json"
 
 # Local ids of a categorical field; known values follow, by count descending, then by value.
@@ -88,7 +88,9 @@ def read_manifest(directory: str) -> Manifest:
     try:
         data = json.loads(storage.read_text(path))
     except FileNotFoundError:
-        raise DataError(f"no manifest at '{path}': no complete data set is there; {rebuild}") from None
+        raise DataError(
+            f"no manifest at '{path}': no complete data set is there; {rebuild}"
+        ) from None
     except ValueError as error:
         raise DataError(f"manifest '{path}' is damaged ({error}); {rebuild}") from None
     version = data.get("schema_version") if isinstance(data, dict) else None
@@ -102,7 +104,9 @@ def read_manifest(directory: str) -> Manifest:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise DataError(f"manifest '{path}' is damaged ({where}: {first['msg']}); {rebuild}") from None
+        raise DataError(
+            f"manifest '{path}' is damaged ({where}: {first['msg']}); {rebuild}"
+        ) from None
 
 
 def write_manifest(directory: str, manifest: Manifest) -> None:

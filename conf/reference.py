@@ -35,7 +35,9 @@ def markdown(config: type[Section]) -> str:
         title = f"{path}: {_kind(section)}" if "kind" in section.model_fields else path
         pages.append(
             f"## {title}\n\n{(section.__doc__ or '').strip()}\n\n"
-            "| key | type | default | meaning |\n| --- | --- | --- | --- |\n" + "\n".join(rows) + "\n"
+            "| key | type | default | meaning |\n| --- | --- | --- | --- |\n"
+            + "\n".join(rows)
+            + "\n"
         )
     return "\n".join(pages)
 

@@ -21,7 +21,7 @@ from conf.schema import LABEL, SPLITS, Config
 from feature_eng.encode import encode_fields
 from feature_eng.fields import fitted_specs, unfitted_specs
 from feature_eng.profile import Profile, profile_rows
-from feature_eng.raw import KEYS, SPLIT, field_column, key_columns, label_column, read_raw
+from feature_eng.raw import SPLIT, field_column, key_columns, label_column, read_raw
 from feature_eng.split import split_column
 from feature_eng.vocabulary import (
     fingerprint,
@@ -60,7 +60,9 @@ def build_features(spark: SparkSession, config: Config, *, overwrite: bool) -> M
     profile = profile_rows(rows, config)
     logger.info("%d rows: %s", sum(profile.rows.values()), profile.rows)
     with storage.staged_directory(config.features.path, overwrite=overwrite) as staging:
-        write_vocabulary(fit_vocabulary(rows.where(F.col(SPLIT) == "train"), config.fields), staging)
+        write_vocabulary(
+            fit_vocabulary(rows.where(F.col(SPLIT) == "train"), config.fields), staging
+        )
         vocabulary = read_vocabulary(spark, staging)
         sizes = vocabulary_sizes(vocabulary)
         fields = fitted_specs(unfitted_specs(config.fields), profile, sizes)

@@ -1,6 +1,6 @@
 """Values to local ids: the same code for building features and for scoring."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F

@@ -102,7 +102,7 @@ def _check(result: dict[str, Any], config: Config) -> None:
     empty: Sequence[str] = [split for split in SPLITS if result[f"rows:{split}"] == 0]
     if empty:
         raise DataError(
-            f"split '{empty[0]}' has no rows of {result['rows']}; change the shares or cuts in 'split'"
+            f"split '{empty[0]}' has no rows of {result['rows']}; change the shares or cuts"
         )
     if result["label_min"] == result["label_max"]:
         raise DataError(

@@ -1,6 +1,6 @@
 """The two ends of batch scoring on Spark: raw rows of a day in, a partition of scores out."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 
 import pyarrow as pa
@@ -18,7 +18,7 @@ from feature_eng.write import count_rows
 
 SCORE = "score"
 
-ScoreBatches = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
+ScoreBatches = Callable[[Iterable[pa.RecordBatch]], Iterable[pa.RecordBatch]]
 
 
 def rows_of_day(spark: SparkSession, config: ScoreConfig, ds: str) -> DataFrame:

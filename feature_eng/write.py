@@ -101,8 +101,6 @@ def with_rates(spark: SparkSession, directory: str, fields: Sequence[FieldSpec])
     ]
 
 
-
-
 def _footers(directory: str) -> Iterator[tuple[str, pq.FileMetaData]]:
     fs, plain = storage.filesystem(directory)
     for path in sorted(fs.glob(f"{plain}/*.parquet")):

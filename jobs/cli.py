@@ -96,7 +96,9 @@ def main(
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print("interrupted: nothing was published, earlier outputs are as they were", file=sys.stderr)
+        print(
+            "interrupted: nothing was published, earlier outputs are as they were", file=sys.stderr
+        )
         sys.exit(EXIT_INTERRUPTED)
 
 

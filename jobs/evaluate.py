@@ -31,7 +31,9 @@ def run(config: Config, options: argparse.Namespace) -> Stage:
         storage.write_text(f"{staging}/report.json", json.dumps(report | metrics, indent=1) + "\n")
         storage.write_text(f"{staging}/config.yaml", dump_config(config))
     rows = manifest.splits[split].rows
-    facts = {f"{split} {name}": f"{value:.4f}".removesuffix(".0000") for name, value in metrics.items()}
+    facts = {
+        f"{split} {name}": f"{value:.4f}".removesuffix(".0000") for name, value in metrics.items()
+    }
     return Stage("evaluate", rows, None, rows, time.monotonic() - start, path, facts)
 
 

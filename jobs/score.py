@@ -19,7 +19,8 @@ from nfm.predict import score_batches
 
 EXAMPLES = """\
   python -m jobs.score --config conf/movielens100k.yaml --ds 1998-04-23
-  spark-submit --py-files dist/nfm_pipeline-0.1.0.zip jobs/score.py --config X.yaml --ds 1998-04-23"""
+  spark-submit --py-files dist/nfm_pipeline-0.1.0.zip jobs/score.py \\
+      --config X.yaml --ds 1998-04-23"""
 
 
 def run(config: Config, options: argparse.Namespace) -> Stage:
@@ -32,9 +33,7 @@ def run(config: Config, options: argparse.Namespace) -> Stage:
     )
     partition = f"{config.score.path}/ds={options.ds}"
     rows = raw.count()
-    written = publish_scores(
-        scored, partition, expected_rows=rows, config_yaml=dump_config(config)
-    )
+    written = publish_scores(scored, partition, expected_rows=rows, config_yaml=dump_config(config))
     return Stage("score", rows, written, rows, time.monotonic() - start, partition, {})
 
 

@@ -56,7 +56,7 @@ def plan(config: Config, options: argparse.Namespace) -> list[str]:
     )
     return [
         f"train: {config.features.path} -> {config.train.path}",
-        f"{config.model.name} on {manifest.num_features:,} features of {len(manifest.fields)} fields",
+        f"{config.model.name} on {len(manifest.fields)} fields, {manifest.num_features:,} features",
         f"{config.train.num_workers} workers ({config.train.launcher}), "
         f"at most {config.train.epochs} epochs of {epoch.steps} steps",
         *(

@@ -6,6 +6,7 @@ Shapes: B = rows of a batch, S = slots, one per value a row can hold (a multi-va
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from conf.schema import LABEL
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
+Columns = Mapping[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,7 @@ def num_slots(fields: Sequence[FieldSpec]) -> int:
     return sum(field.length for field in fields)
 
 
-def assemble(
-    columns: Mapping[str, np.ndarray], fields: Sequence[FieldSpec]
-) -> tuple[IntArray, FloatArray]:
+def assemble(columns: Columns, fields: Sequence[FieldSpec]) -> tuple[IntArray, FloatArray]:
     """Lay encoded columns side by side and add each field's offset.
 
     Args:
@@ -87,6 +87,6 @@ def to_batch(ids: IntArray, x: FloatArray, label: FloatArray) -> Batch:
     return Batch(torch.from_numpy(ids), torch.from_numpy(x), torch.from_numpy(label))
 
 
-def label_of(columns: Mapping[str, np.ndarray]) -> FloatArray:
+def label_of(columns: Columns) -> FloatArray:
     """The targets as float32 [n]."""
     return columns[LABEL].astype(np.float32, copy=False)

@@ -17,7 +17,8 @@ from conf.manifest import Manifest, read_manifest, write_manifest
 from conf.schema import Config
 from nfm.checkpoint import read_tensors, write_tensors
 from nfm.collectives import Alone
-from nfm.models import NFM, build_model
+from nfm.models import build_model
+from nfm.models.nfm import NFM
 
 LATEST = "latest"
 WEIGHTS, CONFIG, METRICS, CARD = "model.safetensors", "config.yaml", "metrics.json", "README.md"
@@ -70,9 +71,10 @@ def write_bundle(
         target, copy = storage.filesystem(f"{staging}/{VOCABULARY}")
         target.makedirs(copy)
         for file in source.glob(f"{plain}/*.parquet"):
-            with source.open(file, "rb") as reader, target.open(
-                f"{copy}/{file.rpartition('/')[2]}", "wb"
-            ) as writer:
+            with (
+                source.open(file, "rb") as reader,
+                target.open(f"{copy}/{file.rpartition('/')[2]}", "wb") as writer,
+            ):
                 writer.write(reader.read())
         write_manifest(staging, manifest)
 

@@ -54,7 +54,7 @@ def restore(step: TrainStep, tensors: dict[str, torch.Tensor]) -> None:
 
 
 def write_checkpoint(directory: str, tensors: dict[str, torch.Tensor], position: Position) -> None:
-    """Write ``<directory>/epoch-NNNN``, whole or not at all, and drop what is neither best nor last."""
+    """Write ``<directory>/epoch-NNNN`` whole, and drop those neither best nor last."""
     final = f"{directory}/{_name(position.epoch)}"
     with storage.staged_directory(final, overwrite=True) as staging:
         write_tensors(f"{staging}/{TENSORS}", tensors)

@@ -10,6 +10,8 @@ from torch import nn
 
 from nfm.collectives import Collectives
 
+ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
+
 
 class BiInteraction(nn.Module):
     """Pool all pairwise products of a row's feature embeddings (He & Chua 2017, eq. 3-4).
@@ -59,7 +61,9 @@ class BatchNorm(nn.Module):
         if not self.training:
             scale = torch.rsqrt(self.running_var + self.EPS)
             return (x_BH - self.running_mean) * scale * self.weight + self.bias
-        normal_BH, mean_H, var_H, rows = _Normalise.apply(x_BH, self.workers, self.name, self.EPS)
+        normal_BH, mean_H, var_H, rows = _Normalise.apply(  # type: ignore[no-untyped-call]
+            x_BH, self.workers, self.name, self.EPS
+        )
         with torch.no_grad():
             unbiased_H = var_H * (rows / (rows - 1).clamp(min=1))
             self.running_mean.lerp_(mean_H.to(self.running_mean.dtype), self.momentum)
@@ -107,14 +111,12 @@ class _Normalise(torch.autograd.Function):
 class HiddenLayer(nn.Module):
     """Linear, batch norm, activation, dropout: [B, H_in] to [B, H_out]."""
 
-    _ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
-
     def __init__(self, linear: nn.Linear, norm: nn.Module, activation: str, dropout: float) -> None:
         super().__init__()
         nn.init.xavier_normal_(linear.weight)
         nn.init.zeros_(linear.bias)
         self.linear, self.norm = linear, norm
-        self.activation = self._ACTIVATIONS[activation]()
+        self.activation = ACTIVATIONS[activation]()
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, h_BH: torch.Tensor) -> torch.Tensor:

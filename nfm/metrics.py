@@ -37,7 +37,7 @@ METRICS: dict[str, Callable[[Array, Array], dict[str, float]]] = {
 }
 
 
-def probability(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+def probability(logits: Array) -> Array:
     """The logistic function, without overflow.
 
     Example:
@@ -45,7 +45,7 @@ def probability(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
         array([0.5, 0. ])
     """
     small = np.exp(-np.abs(logits))
-    result: npt.NDArray[np.floating] = np.where(logits >= 0, 1.0, small) / (1.0 + small)
+    result: Array = np.where(logits >= 0, 1.0, small) / (1.0 + small)
     return result
 
 
@@ -69,5 +69,5 @@ def auc(scores: Array, labels: Array) -> float:
     return float((rank_sum - positives * (positives + 1) / 2) / (positives * negatives))
 
 
-def _rmse(predictions: npt.NDArray[np.floating], labels: Array) -> float:
+def _rmse(predictions: Array, labels: Array) -> float:
     return float(np.sqrt(np.mean((predictions - labels) ** 2)))

@@ -1,15 +1,17 @@
 """From encoded rows to scores, with a loaded bundle; for evaluation and for Spark's workers."""
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import torch
 
 from conf.errors import DataError
 from conf.manifest import FieldSpec, Manifest
-from nfm.batch import assemble
+from nfm.batch import Columns, assemble
 from nfm.bundle import Bundle, load_bundle
 from nfm.metrics import METRICS, probability
 from nfm.stream import stream_batches
@@ -19,21 +21,21 @@ SCORE = "score"
 _BATCH_ROWS = 16_384
 
 
-def predict_logits(bundle: Bundle, ids_BS: torch.Tensor, x_BS: torch.Tensor) -> np.ndarray:
+def predict_logits(bundle: Bundle, ids_BS: torch.Tensor, x_BS: torch.Tensor) -> npt.NDArray[Any]:
     """Logits, or predicted values for a regression: float32 [B]."""
     with torch.inference_mode():
-        logits: np.ndarray = bundle.model(bundle.table_VD[ids_BS], x_BS).numpy()
+        logits: npt.NDArray[Any] = bundle.model(bundle.table_VD[ids_BS], x_BS).numpy()
     return logits
 
 
-def predict_scores(bundle: Bundle, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+def predict_scores(bundle: Bundle, columns: Columns) -> npt.NDArray[Any]:
     """Scores of encoded columns: probabilities, or predicted values; float64 [n]."""
     ids, x = assemble(columns, bundle.manifest.fields)
     logits = predict_logits(bundle, torch.from_numpy(ids), torch.from_numpy(x)).astype(np.float64)
     return probability(logits) if bundle.manifest.task == "binary" else logits
 
 
-def score_batches(bundle_path: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def score_batches(bundle_path: str, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Score encoded Arrow batches: the function of Spark's ``mapInArrow``.
 
     Args:
@@ -53,7 +55,9 @@ def score_batches(bundle_path: str, batches: Iterator[pa.RecordBatch]) -> Iterat
         yield pa.RecordBatch.from_arrays([*arrays, scores], names=[*kept, SCORE])
 
 
-def evaluate_split(bundle: Bundle, features: str, manifest: Manifest, split: str) -> dict[str, float]:
+def evaluate_split(
+    bundle: Bundle, features: str, manifest: Manifest, split: str
+) -> dict[str, float]:
     """Metrics of a bundle over all rows of a split.
 
     Args:
@@ -100,10 +104,10 @@ def _load_once(path: str) -> Bundle:
     return load_bundle(path)
 
 
-def _to_numpy(batch: pa.RecordBatch, field: FieldSpec) -> np.ndarray:
+def _to_numpy(batch: pa.RecordBatch, field: FieldSpec) -> npt.NDArray[Any]:
     column = batch.column(field.name)
     if field.kind == "multi_valued":
-        flat: np.ndarray = column.flatten().to_numpy(zero_copy_only=False)
+        flat: npt.NDArray[Any] = column.flatten().to_numpy(zero_copy_only=False)
         return flat.reshape(len(column), field.length)
-    array: np.ndarray = column.to_numpy(zero_copy_only=False)
+    array: npt.NDArray[Any] = column.to_numpy(zero_copy_only=False)
     return array

@@ -10,12 +10,12 @@ Shapes: B = rows of this worker, S = slots, U = distinct ids, D = K + 1.
 
 import torch
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from conf.schema import PenaltyConfig, TrainConfig
 from nfm.batch import Batch
 from nfm.collectives import Collectives
-from nfm.models import NFM
+from nfm.models.nfm import NFM
 from nfm.table import EmbeddingTable
 
 
@@ -83,7 +83,7 @@ class TrainStep:
         self._sum_dense_gradients()
         self.optimizer.step()
         self.table.update(*self._sum_row_gradients(ids_U, rows_UD.grad))
-        return float(loss)
+        return float(loss.detach())
 
     def _sum_dense_gradients(self) -> None:
         """One fused sum over the workers, then the penalty, which no worker's rows weigh."""

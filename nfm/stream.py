@@ -104,8 +104,6 @@ def _cut(rows: Rows, batch_rows: int) -> tuple[list[Batch], Rows]:
     """Full batches, and the rows left over."""
     ids, x, label = rows
     end = len(label) - len(label) % batch_rows
-    batches = [
-        to_batch(*(part[start : start + batch_rows] for part in rows))
-        for start in range(0, end, batch_rows)
-    ]
+    cuts = [slice(start, start + batch_rows) for start in range(0, end, batch_rows)]
+    batches = [to_batch(ids[cut], x[cut], label[cut]) for cut in cuts]
     return batches, (ids[end:], x[end:], label[end:])

@@ -1,0 +1,22 @@
+"""One Spark session for all tests that can share it: starting a JVM costs seconds."""
+
+from collections.abc import Iterator
+
+import pytest
+from pyspark.sql import SparkSession
+
+from conf.schema import SparkConfig
+from jobs.session import spark_session
+
+
+@pytest.fixture(scope="session")
+def spark() -> Iterator[SparkSession]:
+    conf = {
+        "spark.ui.enabled": "false",
+        "spark.driver.memory": "1g",
+        "spark.sql.shuffle.partitions": "2",
+        "spark.default.parallelism": "2",
+    }
+    session = spark_session(SparkConfig(master="local[2]", conf=conf))
+    yield session
+    session.stop()

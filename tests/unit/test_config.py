@@ -1,0 +1,86 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from conf.errors import ConfigError
+from conf.loader import dump_config, load_config
+from conf.reference import markdown
+from conf.schema import Config
+from tests.data import make_config, write_config
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.epohcs=3", r"train: unknown key 'epohcs'; did you mean 'epochs'\?"),
+        ("modle.name=nfm", r"top level: unknown key 'modle'; did you mean 'model'\?"),
+        ("fields.0.min_cuont=3", r"fields.0.categorical: unknown key 'min_cuont'"),
+        ("train.epochs=many", r"train.epochs: .*valid integer, found 'many'"),
+        ("train.epochs=2.5", r"train.epochs: .*valid integer, found 2.5"),
+        ("train.epochs=0", r"train.epochs: .*greater than or equal to 1, found 0"),
+        ("model.dropout=1.0", r"model.dropout: .*less than 1, found 1.0"),
+        ("model.name=fancy", r"model.name: .*'nfm', found 'fancy'"),
+        ("fields.0.kind=text", r"fields.0: .*'text'"),
+        ("fields.1.name=user", r"fields: 'user' is defined twice"),
+        ("fields.1.name=label", r"'label' is reserved"),
+        ("fields.1.expr=1", r"fields.1.*expr"),
+        ("split.valid=0.9", r"split.*no rows would be left to train on"),
+        ("task=regression", r"a regression is judged by 'rmse'"),
+        ("fields.99.name=x", r"--set fields.99.name=x: no such key"),
+        ("train.epochs", r"--set train.epochs: expected dotted.key=value"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_config(tmp_path, override)
+
+
+def test_overrides_are_yaml_and_reach_into_lists(tmp_path: Path) -> None:
+    config = make_config(
+        tmp_path, "train.optimizer.learning_rate=1e-3", "model.hidden=[4, 2]", "fields.0.min_count=7"
+    )
+    assert config.train.optimizer.learning_rate == 0.001
+    assert config.model.hidden == [4, 2]
+    assert config.fields[0].model_dump()["min_count"] == 7
+
+
+def test_dates_stay_text(tmp_path: Path) -> None:
+    cut = "{kind: time, column: seen_at, valid_from: 2024-01-01, test_from: 2024-02-01 10:00:00}"
+    split = make_config(tmp_path, f"split={cut}").split
+    assert split.model_dump()["valid_from"] == "2024-01-01"
+    assert split.model_dump()["test_from"] == "2024-02-01 10:00:00"
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"config file '.*no\.yaml'.*give one with --config"):
+        load_config(str(tmp_path / "no.yaml"))
+
+
+def test_text_that_is_no_yaml_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text("a: [1, 2")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load_config(str(path))
+
+
+def test_the_resolved_config_reads_back_equal(tmp_path: Path) -> None:
+    config = load_config(str(write_config(tmp_path)))
+    path = tmp_path / "resolved.yaml"
+    path.write_text(dump_config(config))
+    again = load_config(str(path))
+    assert again == config
+    assert again.fingerprint() == config.fingerprint()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "conf").glob("*.yaml")), ids=lambda p: p.name)
+def test_shipped_configs_are_valid(path: Path) -> None:
+    assert load_config(str(path)).fields
+
+
+def test_generated_pages_are_up_to_date() -> None:
+    schema = json.loads((ROOT / "conf/schema.json").read_text())
+    assert schema == Config.model_json_schema(), "run: make docs"
+    assert (ROOT / "docs/config.md").read_text() == markdown(Config), "run: make docs"

@@ -1,0 +1,90 @@
+"""The step on distinct rows against plain torch on the whole table."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from nfm.batch import Batch
+from nfm.collectives import Alone
+from nfm.trainer import build_step
+from tests.data import make_config
+
+NUM_FEATURES, SLOTS, ROWS = 12, 4, 32
+
+
+def random_batch(
+    generator: torch.Generator,
+    num_features: int = NUM_FEATURES,
+    dtype: torch.dtype = torch.float64,
+) -> Batch:
+    """Every id occurs, so that lazy and full optimisers must agree; some slots are empty."""
+    ids = torch.randint(num_features, (ROWS, SLOTS), generator=generator)
+    ids.view(-1)[:num_features] = torch.arange(num_features)
+    x = torch.rand(ROWS, SLOTS, dtype=dtype, generator=generator) + 0.1
+    x[-4:, -1] = 0.0
+    label = torch.randint(2, (ROWS,), generator=generator).to(dtype)
+    return Batch(ids, x, label)
+
+
+@pytest.mark.parametrize("optimizer", ["adagrad", "adam"])
+@pytest.mark.parametrize("task", ["binary", "regression"])
+def test_step_equals_plain_torch_on_the_whole_table(
+    tmp_path: Path, optimizer: str, task: str
+) -> None:
+    config = make_config(
+        tmp_path,
+        f"train.optimizer.name={optimizer}",
+        "train.optimizer.learning_rate=0.05",
+        "model.dropout=0.0",
+        "train.l1={embedding: 1e-3, linear: 2e-3, dense: 3e-3}",
+        "train.l2={embedding: 1e-2, linear: 2e-2, dense: 3e-2}",
+        "train.early_stopping.metric=rmse",
+        f"task={task}",
+    )
+    ours = build_step(config, NUM_FEATURES, Alone(), torch.float64)
+    plain = build_step(config, NUM_FEATURES, Alone(), torch.float64)
+    table = plain.table.weight_VD.clone().requires_grad_()
+    parameters = [table, *plain.model.parameters()]
+    if optimizer == "adagrad":
+        rule: torch.optim.Optimizer = torch.optim.Adagrad(
+            parameters, lr=0.05, initial_accumulator_value=0.1
+        )
+    else:
+        rule = torch.optim.Adam(parameters, lr=0.05)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        batch = random_batch(generator)
+        loss = ours(batch, ROWS)
+        rule.zero_grad()
+        logits = plain.model(table[batch.ids_BS], batch.x_BS)
+        if task == "binary":
+            data = F.binary_cross_entropy_with_logits(logits, batch.label_B)
+        else:
+            data = F.mse_loss(logits, batch.label_B)
+        objective = data
+        for row, x in zip(batch.ids_BS, batch.x_BS, strict=True):
+            present = table[row[x != 0]]
+            v, w = present[:, :-1], present[:, -1]
+            objective = objective + (0.5e-2 * v.square().sum() + 1e-3 * v.abs().sum()) / ROWS
+            objective = objective + (1e-2 * w.square().sum() + 2e-3 * w.abs().sum()) / ROWS
+        for p in plain.model.parameters():
+            if p.ndim > 1:
+                objective = objective + 1.5e-2 * p.square().sum() + 3e-3 * p.abs().sum()
+        objective.backward()
+        rule.step()
+        assert loss == pytest.approx(data.item() * ROWS)
+    torch.testing.assert_close(ours.table.weight_VD, table.detach())
+    for mine, theirs in zip(ours.model.parameters(), plain.model.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("optimizer", ["adagrad", "adam"])
+def test_step_leaves_untouched_rows_alone(tmp_path: Path, optimizer: str) -> None:
+    config = make_config(tmp_path, f"train.optimizer.name={optimizer}")
+    step = build_step(config, NUM_FEATURES + 5, Alone(), torch.float64)
+    before = step.table.weight_VD.clone()
+    step(random_batch(torch.Generator().manual_seed(1)), ROWS)
+    assert torch.equal(step.table.weight_VD[NUM_FEATURES:], before[NUM_FEATURES:])
+    assert not torch.any(step.table.weight_VD[:NUM_FEATURES] == before[:NUM_FEATURES])

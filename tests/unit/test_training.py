@@ -1,0 +1,114 @@
+"""Checkpoints and bundles of a small step, without workers or files of features."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from conf.errors import ConfigError, DataError
+from nfm.bundle import load_bundle, new_model_id, resolve_bundle, write_bundle
+from nfm.checkpoint import (
+    Position,
+    read_checkpoint,
+    restore,
+    tensors_of,
+    weights_of,
+    write_checkpoint,
+)
+from nfm.collectives import Alone
+from nfm.predict import predict_logits
+from nfm.step import TrainStep
+from nfm.trainer import build_step
+from tests.data import make_config
+from tests.unit.test_manifest import manifest
+from tests.unit.test_step import ROWS, random_batch
+
+FEATURES = manifest().num_features
+
+
+def steps(step: TrainStep, seed: int, number: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(number):
+        step(random_batch(generator, FEATURES, step.table.weight_VD.dtype), ROWS)
+
+
+@pytest.mark.parametrize("optimizer", ["adagrad", "adam"])
+def test_a_restored_checkpoint_goes_on_as_if_nothing_happened(
+    tmp_path: Path, optimizer: str
+) -> None:
+    config = make_config(
+        tmp_path, f"train.optimizer.name={optimizer}", "model.dropout=0.0", "train.seed=4"
+    )
+    through = build_step(config, FEATURES, Alone(), torch.float64)
+    steps(through, 0, 3)
+    write_checkpoint(str(tmp_path / "c"), tensors_of(through), Position(0, 0, {"auc": 0.5}))
+    steps(through, 1, 3)
+
+    tensors, position = read_checkpoint(str(tmp_path / "c"), 0)
+    resumed = build_step(config, FEATURES, Alone(), torch.float64)
+    restore(resumed, tensors)
+    steps(resumed, 1, 3)
+    assert position == Position(0, 0, {"auc": 0.5})
+    expected = tensors_of(through)
+    for name, tensor in tensors_of(resumed).items():
+        assert torch.equal(tensor, expected[name]), name
+
+
+def test_only_the_best_and_the_last_checkpoint_are_kept(tmp_path: Path) -> None:
+    step = build_step(make_config(tmp_path), FEATURES, Alone())
+    for epoch, best in ((0, 0), (1, 1), (2, 1), (3, 1)):
+        write_checkpoint(str(tmp_path / "c"), tensors_of(step), Position(epoch, best, {}))
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["epoch-0001", "epoch-0003"]
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> tuple[Path, TrainStep]:
+    config = make_config(tmp_path)
+    vocabulary = Path(config.features.path) / "vocabulary"
+    vocabulary.mkdir(parents=True)
+    (vocabulary / "part-0.parquet").write_bytes(b"copied as it is")
+    step = build_step(config, FEATURES, Alone())
+    steps(step, 0, 2)
+    path = tmp_path / "models" / new_model_id(config)
+    write_bundle(str(path), config, manifest(), weights_of(tensors_of(step)), {"auc": 0.7})
+    return path, step
+
+
+def test_a_bundle_predicts_what_the_trained_model_did(bundle: tuple[Path, TrainStep]) -> None:
+    path, step = bundle
+    batch = random_batch(torch.Generator().manual_seed(9), FEATURES, torch.float32)
+    step.model.eval()
+    with torch.no_grad():
+        expected = step.model(step.table.weight_VD[batch.ids_BS], batch.x_BS)
+    found = predict_logits(load_bundle(str(path)), batch.ids_BS, batch.x_BS)
+    assert found.tolist() == expected.tolist()
+    names = {"model.safetensors", "config.yaml", "metrics.json", "README.md", "vocabulary"}
+    assert {entry.name for entry in path.iterdir()} == names | {"manifest.json"}
+    assert (path / "vocabulary/part-0.parquet").read_bytes() == b"copied as it is"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.yaml", "manifest.json"])
+@pytest.mark.parametrize("harm", ["cut", "removed"])
+def test_a_damaged_bundle_is_refused(
+    bundle: tuple[Path, TrainStep], name: str, harm: str
+) -> None:
+    path = bundle[0] / name
+    if harm == "cut":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    else:
+        path.unlink()
+    with pytest.raises(DataError, match="damaged|no manifest"):
+        load_bundle(str(bundle[0]))
+
+
+def test_latest_is_the_newest_and_a_wrong_name_is_refused(tmp_path: Path) -> None:
+    for name in ("20260101T000000-nfm-b", "20260102T000000-nfm-a", ".x.staging-1"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").write_text("{}")
+    newest = f"{tmp_path}/20260102T000000-nfm-a"
+    assert resolve_bundle(str(tmp_path), "latest") == newest
+    assert resolve_bundle("elsewhere", newest) == newest
+    with pytest.raises(ConfigError, match="no bundle 'nope'"):
+        resolve_bundle(str(tmp_path), "nope")
+    with pytest.raises(ConfigError, match="no bundle in"):
+        resolve_bundle(str(tmp_path / "empty"), "latest")
