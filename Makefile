@@ -55,9 +55,9 @@ dist-zip: $(READY) ## Pack our code for spark-submit --py-files: seconds
 
 # The archive links to this machine's Python 3.11: nodes need one at the same path, or give
 # VENV_PACK_ARGS='--python-prefix /usr'. It leaves Spark's jars out, since the cluster brings its own.
-dist-env: $(READY) ## Pack .venv for spark-submit --archives: minutes, 600 MB
+dist-env: $(READY) ## Pack .venv for spark-submit --archives: a minute, 600 MB
 	mkdir -p dist
-	$(PY) -m venv_pack --prefix .venv --exclude '*/pyspark/jars/*' \
+	$(PY) -m venv_pack --quiet --prefix .venv --exclude '*/pyspark/jars/*' \
 	  --output dist/environment.tar.gz --force $(VENV_PACK_ARGS)
 
 clean: ## Remove build/, dist/ and caches; .venv stays (to start anew: rm -rf .venv)

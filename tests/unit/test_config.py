@@ -40,7 +40,10 @@ def test_a_wrong_key_or_value_is_named(tmp_path: Path, override: str, message: s
 
 def test_overrides_are_yaml_and_reach_into_lists(tmp_path: Path) -> None:
     config = make_config(
-        tmp_path, "train.optimizer.learning_rate=1e-3", "model.hidden=[4, 2]", "fields.0.min_count=7"
+        tmp_path,
+        "train.optimizer.learning_rate=1e-3",
+        "model.hidden=[4, 2]",
+        "fields.0.min_count=7",
     )
     assert config.train.optimizer.learning_rate == 0.001
     assert config.model.hidden == [4, 2]

@@ -23,7 +23,7 @@ ROWS = [7, 100, 1, 42, 50]
 def paths(tmp_path: Path) -> list[str]:
     """Files whose column ``a`` counts the rows through, in the order of ROWS."""
     written = []
-    for number, rows in enumerate(ROWS):
+    for number, _rows in enumerate(ROWS):
         a = np.arange(sum(ROWS[:number]), sum(ROWS[: number + 1]), dtype=np.int32)
         table = pa.table(
             {

@@ -89,9 +89,7 @@ def test_a_bundle_predicts_what_the_trained_model_did(bundle: tuple[Path, TrainS
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.yaml", "manifest.json"])
 @pytest.mark.parametrize("harm", ["cut", "removed"])
-def test_a_damaged_bundle_is_refused(
-    bundle: tuple[Path, TrainStep], name: str, harm: str
-) -> None:
+def test_a_damaged_bundle_is_refused(bundle: tuple[Path, TrainStep], name: str, harm: str) -> None:
     path = bundle[0] / name
     if harm == "cut":
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])

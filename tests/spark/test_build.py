@@ -1,0 +1,177 @@
+"""The build of a features directory, and what it refuses."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pyspark.sql import SparkSession
+
+from conf.errors import ConfigError, DataError
+from conf.manifest import Manifest, read_manifest
+from conf.schema import Config
+from feature_eng.build import build_features
+from tests.data import make_config, raw_table, write_raw
+
+ROWS = 2000
+
+
+@pytest.fixture(scope="module")
+def built(
+    spark: SparkSession, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Config, Manifest, pa.Table]:
+    root = tmp_path_factory.mktemp("build")
+    table = raw_table(ROWS)
+    write_raw(root / "raw", table)
+    config = make_config(root)
+    return config, build_features(spark, config, overwrite=False), table
+
+
+def read_split(config: Config, split: str) -> pa.Table:
+    return pq.read_table(f"{config.features.path}/{split}")
+
+
+def test_the_manifest_says_what_the_files_hold(
+    built: tuple[Config, Manifest, pa.Table],
+) -> None:
+    config, manifest, _ = built
+    assert read_manifest(config.features.path) == manifest
+    assert sum(split.rows for split in manifest.splits.values()) == ROWS
+    for name, split in manifest.splits.items():
+        footers = {
+            f"{name}/{path.name}": pq.read_metadata(path)
+            for path in Path(config.features.path, name).glob("*.parquet")
+        }
+        assert {file.path: file.rows for file in split.files} == {
+            path: footer.num_rows for path, footer in footers.items()
+        }
+        assert {footer.num_row_groups for footer in footers.values()} == {1}
+        assert split.positives == sum(read_split(config, name)["label"].to_pylist())
+    assert len(manifest.splits["train"].files) == 3, "1400 rows in files of about 500"
+    ends = [field.offset + field.cardinality for field in manifest.fields]
+    assert [field.offset for field in manifest.fields] == [0, *ends[:-1]]
+    assert manifest.num_features == ends[-1]
+
+
+def test_statistics_are_those_of_the_training_rows(
+    built: tuple[Config, Manifest, pa.Table],
+) -> None:
+    config, manifest, raw = built
+    encoded = read_split(config, "train").to_pandas()
+    fields = {field.name: field for field in manifest.fields}
+    # x = 0 stands for the mean, where the price is missing
+    known = encoded["price"][encoded["price"] != 0]
+    assert known.mean() == pytest.approx(0, abs=1e-5)
+    assert known.std(ddof=0) == pytest.approx(1, abs=1e-5)
+    shares = encoded["age"].value_counts(normalize=True)
+    assert set(shares.index) == {2, 3, 4, 5}
+    assert all(abs(share - 0.25) < 0.03 for share in shares)
+    assert fields["age"].edges == sorted(fields["age"].edges)
+    nulls = np.mean([value is None for value in raw["device"].to_pylist()])
+    rates = fields["device"].missing_rate
+    assert rates["train"] == pytest.approx(np.mean(encoded["device"] == 0))
+    assert rates["train"] == pytest.approx(nulls, abs=0.05)
+    assert fields["user"].oov_rate["train"] == 0.0
+
+
+def test_nothing_is_fitted_on_other_rows_than_trainings(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    table = raw_table(600).to_pandas()
+    table["seen_at"] = np.arange(600)
+    table.loc[500:, "user"] = "only later"
+    table.loc[500:, "price"] = 1e9
+    write_raw(tmp_path / "raw", pa.Table.from_pandas(table))
+    cut = "{kind: time, column: seen_at, valid_from: 500, test_from: 550}"
+    config = make_config(tmp_path, f"split={cut}")
+    manifest = build_features(spark, config, overwrite=False)
+    fields = {field.name: field for field in manifest.fields}
+    assert (manifest.splits["train"].rows, manifest.splits["test"].rows) == (500, 50)
+    assert fields["user"].oov_rate == {"train": 0.0, "valid": 1.0, "test": 1.0}
+    assert fields["price"].mean == pytest.approx(table["price"][:500].astype(float).mean())
+
+
+def test_the_same_rows_in_another_layout_give_the_same_features(
+    spark: SparkSession, tmp_path: Path, built: tuple[Config, Manifest, pa.Table]
+) -> None:
+    config, manifest, raw = built
+    order = np.random.default_rng(1).permutation(ROWS)
+    write_raw(tmp_path / "raw", raw.take(order), files=5)
+    again = make_config(tmp_path)
+    rebuilt = build_features(spark, again, overwrite=False)
+    assert rebuilt.vocabulary_fingerprint == manifest.vocabulary_fingerprint
+    for split in ("train", "valid", "test"):
+        assert [f.rows for f in rebuilt.splits[split].files] == [
+            f.rows for f in manifest.splits[split].files
+        ]
+        assert read_split(again, split).equals(read_split(config, split))
+
+
+def test_a_regression_has_no_positives(spark: SparkSession, tmp_path: Path) -> None:
+    write_raw(tmp_path / "raw", raw_table(300))
+    config = make_config(
+        tmp_path, "task=regression", "label.column=age", "train.early_stopping.metric=rmse"
+    )
+    manifest = build_features(spark, config, overwrite=False)
+    assert manifest.splits["train"].positives is None
+    labels = read_split(config, "train")["label"].to_pylist()
+    assert 18 <= min(labels) < max(labels) < 80
+
+
+def with_column(table: pa.Table, name: str, values: list[Any]) -> pa.Table:
+    index = table.column_names.index(name)
+    return table.set_column(index, name, pa.array(values))
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ("empty", "raw table '.*' is empty"),
+        ("null label", "label 'clicked' is null .* in 300 of 300"),
+        ("label 2", "neither 0 nor 1 in 1 of 300 rows.*set label.threshold"),
+        ("constant", "label 'clicked' is 1 in every training row"),
+        ("text label", "label 'clicked' is string, expected a number"),
+        ("no column", "column 'device' .* is not in the raw table"),
+        ("wrong type", "'price' is string, but kind 'numeric' expects a number"),
+        ("no key", "column 'user' .* is not in the raw table"),
+    ],
+)
+def test_a_raw_table_that_breaks_the_contract_is_refused(
+    spark: SparkSession, tmp_path: Path, case: str, message: str
+) -> None:
+    table = raw_table(300)
+    changed = {
+        "empty": lambda: table.slice(0, 0),
+        "null label": lambda: with_column(table, "clicked", pa.nulls(300, pa.int32())),
+        "label 2": lambda: with_column(table, "clicked", [2] + [0, 1] * 149 + [0]),
+        "constant": lambda: with_column(table, "clicked", [1] * 300),
+        "text label": lambda: with_column(table, "clicked", ["yes"] * 300),
+        "no column": lambda: table.drop_columns("device"),
+        "wrong type": lambda: with_column(table, "price", ["cheap"] * 300),
+        "no key": lambda: table.drop_columns("user"),
+    }[case]()
+    write_raw(tmp_path / "raw", changed)
+    config = make_config(tmp_path)
+    earlier = Path(config.features.path)
+    earlier.mkdir(parents=True)
+    (earlier / "manifest.json").write_text("earlier")
+    with pytest.raises(DataError, match=message):
+        build_features(spark, config, overwrite=True)
+    assert [path.name for path in earlier.parent.iterdir()] == ["v1"]
+    assert (earlier / "manifest.json").read_text() == "earlier"
+
+
+def test_a_raw_path_that_is_not_there_is_named(spark: SparkSession, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="raw table '.*/raw' does not exist"):
+        build_features(spark, make_config(tmp_path), overwrite=False)
+
+
+def test_features_that_exist_need_overwrite(
+    spark: SparkSession, built: tuple[Config, Manifest, pa.Table]
+) -> None:
+    config, manifest, _ = built
+    with pytest.raises(ConfigError, match="exists; say --overwrite"):
+        build_features(spark, config, overwrite=False)
+    assert read_manifest(config.features.path) == manifest

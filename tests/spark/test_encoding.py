@@ -1,0 +1,168 @@
+"""Vocabulary and encoding against tables written by hand."""
+
+from typing import Any
+
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.testing import assertDataFrameEqual
+
+from conf.errors import DataError
+from conf.manifest import FieldSpec
+from conf.schema import CategoricalField, MultiValuedField, RandomSplit, TimeSplit
+from feature_eng.encode import encode_fields
+from feature_eng.raw import field_column, named_column
+from feature_eng.split import split_column
+from feature_eng.vocabulary import check_fingerprint, fingerprint, fit_vocabulary
+from tests.unit.test_batch import field
+
+ROWS = [
+    ("red", ["a", "b"]),
+    ("red", ["b"]),
+    ("blue", ["b", "b", "c"]),
+    ("blue", None),
+    ("green", []),
+    (None, ["c", "d", "e", "f"]),
+]
+FIELDS = [
+    CategoricalField(name="colour", kind="categorical"),
+    MultiValuedField(name="tags", kind="multi_valued", max_length=3, min_count=2),
+]
+
+
+@pytest.fixture
+def rows(spark: SparkSession) -> DataFrame:
+    return spark.createDataFrame(ROWS, "colour string, tags array<string>")
+
+
+def spec(name: str, kind: str, length: int = 1, **fitted: Any) -> FieldSpec:
+    return field(name, kind, 10, 0, length).model_copy(update=fitted)
+
+
+def test_vocabulary_orders_by_count_then_value(rows: DataFrame) -> None:
+    expected = [
+        ("colour", "blue", 2, 2),
+        ("colour", "red", 3, 2),
+        ("colour", "green", 4, 1),
+        # a row counts once for a value it holds twice; the fourth tag lies past max_length
+        ("tags", "b", 2, 3),
+        ("tags", "c", 3, 2),
+    ]
+    schema = "field string, value string, id int, count bigint"
+    found = fit_vocabulary(rows, FIELDS)
+    assertDataFrameEqual(found, rows.sparkSession.createDataFrame(expected, schema))
+
+
+def test_ids_and_fingerprint_do_not_depend_on_the_partitioning(rows: DataFrame) -> None:
+    one = fit_vocabulary(rows.coalesce(1), FIELDS)
+    many = fit_vocabulary(rows.repartition(7, F.rand(1)), FIELDS)
+    assertDataFrameEqual(one, many)
+    assert fingerprint(one) == fingerprint(many.repartition(5))
+    with pytest.raises(DataError, match="the files were changed"):
+        check_fingerprint(one.where("value != 'green'"), fingerprint(one), "here")
+
+
+def test_swapped_ids_have_another_fingerprint(rows: DataFrame) -> None:
+    vocabulary = fit_vocabulary(rows, FIELDS)
+    swapped = F.when(F.col("field") == "tags", 5 - F.col("id")).otherwise(F.col("id"))
+    assert fingerprint(vocabulary) != fingerprint(vocabulary.withColumn("id", swapped.cast("int")))
+
+
+@pytest.mark.parametrize("broadcast", [True, False])
+def test_encoding_by_hand(spark: SparkSession, rows: DataFrame, broadcast: bool) -> None:
+    vocabulary = fit_vocabulary(rows, FIELDS)
+    cardinality = 10 if broadcast else 10_000_000
+    fields = [
+        spec("colour", "categorical", cardinality=cardinality),
+        spec("tags", "multi_valued", length=3, cardinality=cardinality),
+        spec("price", "numeric", mean=2.0, std=4.0),
+        spec("age", "bucketised", edges=[10.0, 20.0]),
+    ]
+    schema = "id int, colour string, tags array<string>, price double, age double"
+    unseen = [
+        (1, "red", ["c", "zzz", "b"], 10.0, 9.9),
+        (2, "pink", [], None, 10.0),
+        (3, None, None, 2.0, None),
+        (4, "green", ["a", "b", "c", "b"], -2.0, 20.0),
+    ]
+    expected = [
+        (1, 3, [3, 1, 2], 2.0, 2),
+        (2, 1, [0, -1, -1], 0.0, 3),
+        (3, 0, [0, -1, -1], 0.0, 0),
+        (4, 4, [1, 2, 3], -1.0, 4),
+    ]
+    found = encode_fields(spark.createDataFrame(unseen, schema), fields, vocabulary)
+    encoded = "id int, colour int, tags array<int>, price float, age int"
+    assertDataFrameEqual(
+        found.select("id", "colour", "tags", "price", "age"),
+        spark.createDataFrame(expected, encoded),
+    )
+
+
+def test_values_become_canonical(spark: SparkSession) -> None:
+    raw = spark.createDataFrame(
+        [(True, 7, float("nan"), [1, None, 2], "98101")],
+        "flag boolean, `odd name.x` bigint, amount double, codes array<int>, zip string",
+    )
+    columns = [
+        field_column(raw, spec("flag", "categorical")),
+        field_column(raw, spec("odd", "categorical", source="odd name.x")),
+        field_column(raw, spec("amount", "numeric")),
+        field_column(raw, spec("codes", "multi_valued", length=4)),
+        field_column(raw, spec("zip2", "categorical", source="substr(zip,1,2)", is_expr=True)),
+    ]
+    row = raw.select(*columns).head()
+    assert row is not None
+    assert tuple(row) == ("true", "7", None, ["1", "2"], "98")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "message"),
+    [
+        ("amount", "categorical", "'amount' is double, but kind 'categorical' expects a string"),
+        ("zip", "numeric", "'zip' is string, but kind 'numeric' expects a number"),
+        ("zip", "multi_valued", "expects an array"),
+        ("colour", "categorical", "column 'colour' .* is not in the raw table; it has amount, zip"),
+    ],
+)
+def test_a_column_that_does_not_fit_is_named(
+    spark: SparkSession, name: str, kind: str, message: str
+) -> None:
+    raw = spark.createDataFrame([(1.0, "x")], "amount double, zip string")
+    with pytest.raises(DataError, match=message):
+        field_column(raw, spec(name, kind))
+
+
+def test_an_expression_that_does_not_fit_is_named(spark: SparkSession) -> None:
+    raw = spark.createDataFrame([("x",)], "zip string")
+    with pytest.raises(DataError, match=r"field 'f': 'substr\(nope, 1\)' does not fit"):
+        field_column(raw, spec("f", "categorical", source="substr(nope, 1)", is_expr=True))
+
+
+def test_a_random_split_follows_the_keys_alone(spark: SparkSession) -> None:
+    raw = spark.range(20_000).select("id", F.rand(1).alias("noise"))
+    split = RandomSplit(kind="random", valid=0.1, test=0.2, seed=5)
+
+    def dealt(frame: DataFrame) -> DataFrame:
+        keys = F.struct(named_column(frame, "id", "keys"))
+        return frame.select("id", split_column(frame, keys, split))
+
+    first, again = dealt(raw), dealt(raw.repartition(9).orderBy("noise"))
+    assertDataFrameEqual(first, again)
+    shares = {r["_split"]: r["count"] / 20_000 for r in first.groupBy("_split").count().collect()}
+    # four standard deviations of a binomial share of 20,000
+    assert shares["valid"] == pytest.approx(0.1, abs=0.0085)
+    assert shares["test"] == pytest.approx(0.2, abs=0.0115)
+
+
+def test_a_time_split_cuts_at_the_given_values(spark: SparkSession) -> None:
+    raw = spark.sql(
+        "select timestamp(t) as at from values ('2024-01-01 10:00'), ('2024-01-02'), "
+        "('2024-01-03 00:00:00'), ('2024-02-01'), (null) as v(t)"
+    )
+    split = TimeSplit(kind="time", column="at", valid_from="2024-01-02", test_from="2024-01-03")
+    found = raw.select(split_column(raw, F.struct("at"), split)).collect()
+    assert [row[0] for row in found] == ["train", "valid", "test", "test", None]
+    wrong = TimeSplit(kind="time", column="at", valid_from="soon", test_from="2024-01-03")
+    with pytest.raises(DataError, match="'soon' cannot be read as timestamp"):
+        split_column(raw, F.struct("at"), wrong)
