@@ -1,19 +1,24 @@
 # Every verb works in a fresh checkout: those that need the environment make it first.
 
-PYTHON ?=#         the Python 3.11 to build .venv with; empty: python3.11 or python3 on PATH
-TORCH_PIP_ARGS ?= $(shell cat .venv/.ready 2>/dev/null)# pip options that choose torch's build; kept
-ML100K_DIR ?=#     a folder that already holds ml-100k.{inter,user,item}; empty: fetch them
-T ?= tests#        which tests
+# What you may choose, as in `make test T=tests/unit`:
+#   PYTHON          the Python 3.11 that makes .venv; else python3.11 or python3 on PATH
+#   TORCH_PIP_ARGS  pip options that choose the build of torch; setup remembers them
+#   ML100K_DIR      a folder that holds ml-100k.{inter,user,item}; else they are fetched
+#   T               the tests to run
+TORCH_PIP_ARGS ?= $(shell cat $(READY) 2>/dev/null)
+T ?= tests
 
 PY := .venv/bin/python
-READY := .venv/.ready#  written last by setup.sh; holds the TORCH_PIP_ARGS it was given
+# Written last by setup.sh; holds the TORCH_PIP_ARGS it was given.
+READY := .venv/.ready
 PACKAGES := conf feature_eng jobs nfm
 
 .DEFAULT_GOAL := help
 .PHONY: help setup doctor data demo test lint docs dist dist-zip dist-env clean FORCE
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@sed -n 's/^# \(What you may choose\)/\n\1/p; s/^#   /       /p' $(MAKEFILE_LIST)
 
 setup: $(READY) ## Make .venv: first time 5-10 minutes, most of it building Horovod; then no time
 
@@ -29,20 +34,20 @@ doctor: ## Say what is installed, what is wrong and how to mend it
 	@test -x $(PY) || { echo "doctor: there is no .venv yet; run: make setup"; exit 1; }
 	@$(PY) tools/doctor.py
 
-data: $(READY) ## Fetch MovieLens-100K into build/demo/raw (or take it: ML100K_DIR=folder)
+data: $(READY) ## Fetch MovieLens-100K into build/demo/raw
 	$(PY) -m benchmarks.movielens100k --out build/demo/raw $(if $(ML100K_DIR),--from '$(ML100K_DIR)')
 
 demo: data ## Run the whole pipeline on MovieLens-100K: features, training, scores in build/demo
 	$(PY) -m jobs.pipeline --config conf/movielens100k.yaml --ds 1998-04-23 --overwrite
 
-test: $(READY) ## Run the tests (some: T=tests/unit)
+test: $(READY) ## Run the tests
 	$(PY) -m pytest -q --durations=10 $(T)
 
 lint: $(READY) ## Check style (ruff), types (mypy) and who imports whom (import-linter)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	$(PY) .venv/bin/lint-imports
+	$(PY) .venv/bin/lint-imports --no-logo
 
 docs: $(READY) ## Write conf/schema.json and docs/config.md from the config classes
 	$(PY) -m conf.schema > conf/schema.json

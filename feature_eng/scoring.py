@@ -69,16 +69,14 @@ def publish_scores(
         Rows published.
 
     Raises:
-        DataError: There are no rows, or not as many as went in; the partition stays as it was.
+        DataError: Not as many rows came out; the partition stays as it was.
     """
-    if expected_rows == 0:
-        raise DataError(f"no raw rows for '{partition}': nothing was scored or replaced")
     with storage.staged_directory(partition, overwrite=True) as staging:
         scores.write.mode("append").option("compression", "zstd").parquet(staging)
         written = count_rows(staging)
         if written != expected_rows:
             raise DataError(
-                f"{written} scores came out of {expected_rows} rows for '{partition}': "
+                f"{written} scores of {expected_rows} rows came out for '{partition}': "
                 f"nothing was published"
             )
         storage.write_text(f"{staging}/_config.yaml", config_yaml)

@@ -7,6 +7,7 @@ from datetime import date
 
 from pyspark.sql import DataFrame
 
+from conf.errors import DataError
 from conf.loader import dump_config
 from conf.manifest import read_manifest
 from conf.schema import Config
@@ -27,12 +28,11 @@ def run(config: Config, options: argparse.Namespace) -> Stage:
     """Score the day and replace its partition."""
     start = time.monotonic()
     bundle = resolve_bundle(config.train.path, options.bundle)
-    raw, encoded = _encoded(config, options, bundle)
+    rows, encoded = _encoded(config, options, bundle)
     scored = score_rows(
         encoded, functools.partial(score_batches, bundle), bundle.rpartition("/")[2]
     )
     partition = f"{config.score.path}/ds={options.ds}"
-    rows = raw.count()
     written = publish_scores(scored, partition, expected_rows=rows, config_yaml=dump_config(config))
     return Stage("score", rows, written, rows, time.monotonic() - start, partition, {})
 
@@ -40,23 +40,27 @@ def run(config: Config, options: argparse.Namespace) -> Stage:
 def plan(config: Config, options: argparse.Namespace) -> list[str]:
     """What would be scored with what."""
     bundle = resolve_bundle(config.train.path, options.bundle)
-    raw, _ = _encoded(config, options, bundle)
+    rows, _ = _encoded(config, options, bundle)
     return [
-        f"score: {raw.count():,} rows of {config.score.raw_path} for {options.ds} with {bundle} "
+        f"score: {rows:,} rows of {config.score.raw_path} for {options.ds} with {bundle} "
         f"-> {config.score.path}/ds={options.ds}"
     ]
 
 
-def _encoded(
-    config: Config, options: argparse.Namespace, bundle: str
-) -> tuple[DataFrame, DataFrame]:
-    """The day's raw rows, and the same encoded with the bundle's vocabulary."""
+def _encoded(config: Config, options: argparse.Namespace, bundle: str) -> tuple[int, DataFrame]:
+    """The number of the day's raw rows, and those rows encoded with the bundle's vocabulary."""
     spark = spark_session(config.spark)
     manifest = read_manifest(bundle)
     vocabulary = read_vocabulary(spark, bundle)
     check_fingerprint(vocabulary, manifest.vocabulary_fingerprint, bundle)
     raw = rows_of_day(spark, config.score, options.ds)
-    return raw, encode_rows(raw, manifest, vocabulary)
+    encoded = encode_rows(raw, manifest, vocabulary)
+    rows = raw.count()
+    if rows == 0:
+        raise DataError(
+            f"'{config.score.raw_path}' has no rows for {options.ds}: nothing was scored"
+        )
+    return rows, encoded
 
 
 def day(text: str) -> str:

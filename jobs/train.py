@@ -26,7 +26,6 @@ logger = logging.getLogger(__name__)
 def run(config: Config, options: argparse.Namespace) -> Stage:
     """Train, publish the bundle of the best epoch, and say what came out."""
     start = time.monotonic()
-    config = configured(config, options)
     manifest = _manifest(config)
     model_id = new_model_id(config)
     work = Path(config.train.work_path) / model_id
@@ -44,7 +43,6 @@ def run(config: Config, options: argparse.Namespace) -> Stage:
 
 def plan(config: Config, options: argparse.Namespace) -> list[str]:
     """What every worker would read."""
-    config = configured(config, options)
     manifest = _manifest(config)
     train = manifest.splits["train"]
     epoch = plan_epoch(
@@ -66,13 +64,6 @@ def plan(config: Config, options: argparse.Namespace) -> list[str]:
     ]
 
 
-def configured(config: Config, options: argparse.Namespace) -> Config:
-    """The configuration with the command line's launcher and number of workers."""
-    given = {"launcher": options.launcher, "num_workers": options.num_workers}
-    update = {key: value for key, value in given.items() if value is not None}
-    return config.model_copy(update={"train": config.train.model_copy(update=update)})
-
-
 def _manifest(config: Config) -> Manifest:
     if config.train.batch_size < config.train.num_workers:
         raise ConfigError(
@@ -83,9 +74,16 @@ def _manifest(config: Config) -> Manifest:
 
 
 def add_arguments(made: argparse.ArgumentParser) -> None:
-    """The options that only training has."""
-    made.add_argument("--launcher", choices=["local"], help="default: train.launcher")
-    made.add_argument("--num-workers", type=int, metavar="N", help="default: train.num_workers")
+    """The options that only training has: short for a --set each."""
+    for option, key in (("--launcher", "train.launcher"), ("--num-workers", "train.num_workers")):
+        made.add_argument(
+            option,
+            dest="overrides",
+            action="append",
+            type=f"{key}={{}}".format,
+            metavar=key.rpartition(".")[2].upper(),
+            help=f"short for --set {key}=...",
+        )
 
 
 def arguments() -> argparse.ArgumentParser:

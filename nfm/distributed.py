@@ -2,6 +2,9 @@
 
 import horovod.torch as hvd
 import torch
+from horovod.common.exceptions import HorovodInternalError
+
+from conf.errors import RunError
 
 
 class HorovodWorkers:
@@ -15,14 +18,24 @@ class HorovodWorkers:
 
     def sum(self, tensor: torch.Tensor, name: str) -> torch.Tensor:
         """Elementwise sum over the workers, the same on each."""
-        summed: torch.Tensor = hvd.allreduce(tensor, name=name, op=hvd.Sum)
+        try:
+            summed: torch.Tensor = hvd.allreduce(tensor, name=name, op=hvd.Sum)
+        except HorovodInternalError as error:
+            raise _lost(error) from None
         return summed
 
     def gather(self, tensor: torch.Tensor, name: str) -> torch.Tensor:
         """All workers' tensors, joined along dimension 0 in order of rank; lengths may differ."""
-        gathered: torch.Tensor = hvd.allgather(tensor, name=name)
+        try:
+            gathered: torch.Tensor = hvd.allgather(tensor, name=name)
+        except HorovodInternalError as error:
+            raise _lost(error) from None
         return gathered
 
     def close(self) -> None:
         """Leave the run; the others must leave too."""
         hvd.shutdown()
+
+
+def _lost(error: Exception) -> RunError:
+    return RunError(f"lost contact with another worker: {' '.join(str(error).split())}")

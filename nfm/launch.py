@@ -1,6 +1,7 @@
 """Start the Horovod workers of a training, show how far they are, and see them end."""
 
 import contextlib
+import ctypes
 import json
 import logging
 import os
@@ -27,6 +28,7 @@ LOG = "workers.log"
 
 _POLL_S = 0.25
 _TERMINATE_S = 15.0
+_PR_SET_PDEATHSIG = 1
 _FROM_WORKER = re.compile(r"^\[\d+\]<std(?:out|err)>:")
 
 logger = logging.getLogger(__name__)
@@ -48,19 +50,18 @@ def launch(config: Config, run: Path) -> Result:
     number = str(config.train.num_workers)
     command = [sys.executable, "-m", "horovod.runner.launch", "--gloo", "-np", number]
     command += ["-H", f"localhost:{number}", sys.executable, "-m", "nfm.worker", str(run)]
-    with _started(command) as process, (run / LOG).open("w") as log:
-        tail: deque[str] = deque(maxlen=20)
-        relay = threading.Thread(target=_relay, args=(process.stdout, log, tail), daemon=True)
-        relay.start()
+    tail: deque[str] = deque(maxlen=20)
+    with (run / LOG).open("w") as log, _started(command, log, tail) as process:
         _show_progress(process, run, config.train.epochs)
-        relay.join()
     if process.returncode != 0:
         raise _failure(run, process.returncode, tail)
     return Result(**json.loads((run / RESULT).read_text()))
 
 
 @contextlib.contextmanager
-def _started(command: list[str]) -> Iterator["subprocess.Popen[str]"]:
+def _started(
+    command: list[str], log: IO[str], tail: "deque[str]"
+) -> Iterator["subprocess.Popen[str]"]:
     """A process group of its own, which is gone when the block ends, however it ends."""
     process = subprocess.Popen(
         command,
@@ -71,7 +72,10 @@ def _started(command: list[str]) -> Iterator["subprocess.Popen[str]"]:
         text=True,
         errors="replace",
         start_new_session=True,
+        preexec_fn=_end_with_parent,
     )
+    relay = threading.Thread(target=_relay, args=(process.stdout, log, tail))
+    relay.start()
     try:
         yield process
     finally:
@@ -83,6 +87,12 @@ def _started(command: list[str]) -> Iterator["subprocess.Popen[str]"]:
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+        relay.join()
+
+
+def _end_with_parent() -> None:
+    """Ask Linux for a SIGTERM when this launcher dies, even by kill -9: no orphan trains on."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _relay(stream: IO[str], log: IO[str], tail: "deque[str]") -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from conf.errors import PipelineError
+from conf.errors import PipelineError, RunError
 from conf.loader import load_config
 from conf.manifest import read_manifest
 from conf.schema import Config
@@ -22,12 +22,17 @@ from nfm.trainer import Trainer
 
 CONFIG, CHECKPOINTS, RESULT, FAILURE = "config.yaml", "checkpoints", "result.json", "failure.json"
 
+logger = logging.getLogger(__name__)
+
 
 def main() -> None:
     """Join the other workers and train."""
     run = Path(sys.argv[1])
     try:
         _train(run, load_config(str(run / CONFIG)))
+    except RunError as error:  # the launcher sees for itself which worker ended
+        logger.error("%s", error)
+        sys.exit(error.exit_code)
     except PipelineError as error:
         failure = {"exit_code": error.exit_code, "message": str(error)}
         (run / FAILURE).write_text(json.dumps(failure))

@@ -18,10 +18,10 @@ def raw_table(rows: int, seed: int = 0) -> pa.Table:
     """Users and items with latent taste; every kind of field, and nulls in each."""
     rng = np.random.default_rng(seed)
     users, items = 40, 60
-    taste, nature = rng.normal(size=(users, 3)), rng.normal(size=(items, 3))
+    taste, nature = rng.normal(size=(users, 2)), rng.normal(size=(items, 2))
     pair = rng.choice(users * items, size=rows, replace=rows > users * items)
     user, item = pair // items, pair % items
-    logit = 1.5 * (taste[user] * nature[item]).sum(axis=1)
+    logit = 2 * (taste[user, 0] + nature[item, 0] + taste[user, 1] * nature[item, 1])
     label = rng.random(rows) < 1 / (1 + np.exp(-logit))
     tags = [[f"t{t}" for t in rng.choice(6, rng.integers(0, 4), replace=False)] for _ in pair]
     price = np.where(rng.random(rows) < 0.1, None, np.round(rng.gamma(2.0, 5.0, rows), 2))
@@ -74,8 +74,8 @@ def settings(root: Path) -> dict[str, Any]:
             "num_workers": 2,
             "threads_per_worker": 1,
             "seed": 1,
-            "epochs": 4,
-            "batch_size": 256,
+            "epochs": 6,
+            "batch_size": 128,
             "optimizer": {"name": "adagrad", "learning_rate": 0.1},
             "early_stopping": {"metric": "auc", "patience": 2},
         },

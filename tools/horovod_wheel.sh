@@ -7,6 +7,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv/bin:$PATH" # cmake
+export MAKEFLAGS="-j$(nproc)"      # unset, Horovod takes 8 jobs; inherited, it takes our make's T=...
 python=$PWD/.venv/bin/python
 version=$(sed -n 's/^horovod==//p' requirements.lock)
 
@@ -36,6 +37,9 @@ build() {
   tar -xzf "$source.tar.gz" -C "$work"
   sed -i 's/CMAKE_CXX_STANDARD 14/CMAKE_CXX_STANDARD 17/' \
     "$source/CMakeLists.txt" "$source/horovod/torch/CMakeLists.txt"
+  if [[ $options != *HOROVOD_GPU* ]]; then # nobody asked for CUDA: do not try it where torch has it
+    sed -i 's/CUDA_HOME is not None/False/' "$source/cmake/Modules/FindPytorch.cmake"
+  fi
   "$python" -m pip wheel --no-cache-dir --no-build-isolation --no-deps --wheel-dir "$work/done" "$source"
   mv "$work/done" "$wheels" # a rename: the folder appears complete or not at all
   rm -rf "$work"

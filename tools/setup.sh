@@ -4,7 +4,6 @@
 #   TORCH_PIP_ARGS  pip options for torch alone, to choose its build
 set -euo pipefail
 cd "$(dirname "$0")/.."
-unset MAKEFLAGS MFLAGS MAKELEVEL # variables given to our make are not for the make of Horovod's build
 
 say() { printf '==> %s\n' "$*"; }
 is_python311() { "$1" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; }
@@ -63,16 +62,14 @@ say "Python environment .venv ($("$python" -V))"
 
 torch=$(grep '^torch==' requirements.lock)
 say "$torch ${TORCH_PIP_ARGS-} (200 MB; a CUDA build takes 4 GB with its libraries)"
-another_build=
+another_build= # like TORCH_PIP_ARGS unquoted below: no word or several
 [[ ${TORCH_PIP_ARGS-} == "$(cat .venv/.ready 2>/dev/null)" ]] || another_build=--force-reinstall
-# shellcheck disable=SC2086 # both hold options, split at blanks
 pip install -q --no-deps $another_build ${TORCH_PIP_ARGS-} "$torch"
 
 say "Everything else in requirements.lock (600 MB)"
 pip install -q --no-deps -r <(grep -v '^horovod==' requirements.lock)
 if [[ $(conflicts '^torch ') ]]; then
   say "The CUDA libraries of this torch"
-  # shellcheck disable=SC2086
   pip install -q ${TORCH_PIP_ARGS-} "$torch"
 fi
 

@@ -164,7 +164,7 @@ def test_a_raw_table_that_breaks_the_contract_is_refused(
 
 
 def test_a_raw_path_that_is_not_there_is_named(spark: SparkSession, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="raw table '.*/raw' does not exist"):
+    with pytest.raises(ConfigError, match=r"raw table '.*/raw' does not exist"):
         build_features(spark, make_config(tmp_path), overwrite=False)
 
 

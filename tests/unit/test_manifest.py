@@ -32,7 +32,7 @@ def test_a_manifest_reads_back_equal(tmp_path: Path) -> None:
 
 
 def test_a_missing_manifest_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no manifest at .*build the features again"):
+    with pytest.raises(DataError, match=r"no manifest at .*build the features again"):
         read_manifest(str(tmp_path))
 
 

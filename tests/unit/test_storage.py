@@ -23,12 +23,14 @@ def test_a_failure_leaves_the_old_directory_and_nothing_else(
     final = tmp_path / "out"
     final.mkdir()
     (final / "old.txt").write_text("old")
-    with (
-        pytest.raises(error),
-        storage.staged_directory(str(final), overwrite=True) as staging,
-    ):
-        storage.write_text(f"{staging}/new.txt", "half")
-        raise error
+
+    def fail_half_way() -> None:
+        with storage.staged_directory(str(final), overwrite=True) as staging:
+            storage.write_text(f"{staging}/new.txt", "half")
+            raise error
+
+    with pytest.raises(error):
+        fail_half_way()
     assert (final / "old.txt").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 

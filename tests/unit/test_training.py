@@ -95,7 +95,7 @@ def test_a_damaged_bundle_is_refused(bundle: tuple[Path, TrainStep], name: str, 
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     else:
         path.unlink()
-    with pytest.raises(DataError, match="damaged|no manifest"):
+    with pytest.raises(DataError, match=r"damaged|no manifest"):
         load_bundle(str(bundle[0]))
 
 

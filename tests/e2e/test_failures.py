@@ -1,0 +1,71 @@
+"""A worker that dies, Ctrl-C, SIGTERM, kill -9: the right exit code, no bundle, no orphan."""
+
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from pyspark.sql import SparkSession
+
+from feature_eng.build import build_features
+from tests.data import make_config, raw_table, write_config, write_raw
+from tests.e2e.jobs_under_test import start_job
+
+TIMEOUT_S = 60.0
+SIGNALS = {"Ctrl-C": signal.SIGINT, "SIGTERM": signal.SIGTERM, "kill -9": signal.SIGKILL}
+
+
+@pytest.fixture(scope="module")
+def root(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("failures")
+    write_raw(root / "raw", raw_table(1500))
+    build_features(spark, make_config(root), overwrite=False)
+    return root
+
+
+def workers_of(root: Path) -> dict[int, psutil.Process]:
+    """The Horovod workers that train under ``root``, by rank."""
+    found = {}
+    for process in psutil.process_iter(["cmdline"]):
+        command = process.info["cmdline"] or []
+        if command[1:3] == ["-m", "nfm.worker"] and str(root) in command[-1]:
+            found[int(process.environ()["HOROVOD_RANK"])] = process
+    return found
+
+
+def wait_until(condition: Callable[[], object], what: str) -> None:
+    end = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < end, f"waited {TIMEOUT_S:g} s for {what}"
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    ("event", "code", "message"),
+    [
+        ("worker killed", 4, "a worker died"),
+        ("Ctrl-C", 130, "interrupted: nothing was published"),
+        ("SIGTERM", 4, "terminated by SIGTERM"),
+        ("kill -9", -signal.SIGKILL, ""),
+    ],
+)
+def test_training_that_is_cut_short(root: Path, event: str, code: int, message: str) -> None:
+    forever = ["--set", "train.epochs=100000", "--set", "train.early_stopping.patience=100000"]
+    work = root / "work" / event.split()[0]
+    where = ["--set", f"train.work_path={work}"]
+    job = start_job("train", "--config", str(write_config(root)), *forever, *where)
+    try:
+        wait_until(lambda: list(work.glob("*/metrics.jsonl")), "the first epoch")
+        if event == "worker killed":
+            workers_of(root)[1].kill()
+        else:
+            job.send_signal(SIGNALS[event])
+        output, _ = job.communicate(timeout=TIMEOUT_S)
+    finally:
+        job.kill()
+    assert (job.returncode, message in output) == (code, True), output
+    assert "Traceback" not in output.split("error:")[0]
+    assert not list(root.glob("models/*"))
+    wait_until(lambda: not workers_of(root), "the workers to end")

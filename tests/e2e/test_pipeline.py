@@ -1,0 +1,246 @@
+"""The four jobs in order on a few thousand rows, and every way in which they may refuse."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from pyspark.sql import SparkSession
+
+from conf.manifest import read_manifest
+from jobs import build_features, evaluate, pipeline, score, train
+from nfm.bundle import load_bundle
+from nfm.metrics import auc, probability
+from nfm.predict import predict_logits
+from nfm.stream import stream_batches
+from tests.data import DS, raw_table, write_config, write_raw
+from tests.e2e.jobs_under_test import JobCaller, Outcome
+
+ROWS = 2200
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("pipeline")
+    table = raw_table(ROWS)
+    write_raw(root / "raw", table)
+    write_raw(root / "tonight" / f"ds={DS}", table.drop_columns("clicked"))
+    write_config(root)
+    return root
+
+
+@pytest.fixture
+def job(
+    spark: SparkSession,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    root: Path,
+) -> JobCaller:
+    return JobCaller(monkeypatch, capsys, root / "config.yaml")
+
+
+@pytest.fixture
+def done(job: JobCaller, root: Path) -> Outcome:
+    """The outcome of the whole pipeline, which runs once."""
+    kept = root / "outcome.json"
+    if not kept.exists():
+        outcome = job(pipeline, "--ds", DS)
+        kept.write_text(json.dumps(outcome.__dict__))
+    return Outcome(**json.loads(kept.read_text()))
+
+
+@pytest.fixture
+def spoiled(done: Outcome, root: Path) -> Iterator[Path]:
+    """The outputs of the pipeline, put back after a test has spoiled them."""
+    kept = root.with_name("kept")
+    shutil.copytree(root, kept)
+    yield root
+    shutil.rmtree(root)
+    kept.rename(root)
+
+
+def snapshot(root: Path) -> dict[str, bytes]:
+    """Every file below a directory."""
+    return {str(path): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def test_the_pipeline_leaves_what_it_promises(done: Outcome, root: Path) -> None:
+    assert done.code == 0, done.err
+    table = done.out
+    for stage, rows in (("build_features", ROWS), ("score", ROWS)):
+        assert re.search(rf"^{stage} +{rows:,} +{rows:,} ", table, re.MULTILINE), table
+    for path in ("features/v1", "models/", "reports/", f"scores/ds={DS}"):
+        assert f"{root}/{path}" in table
+    found = re.search(r"test auc +(0\.\d+)", table)
+    assert found
+    assert float(found[1]) > 0.6, "the taste in the table was not learnt"
+    assert re.search(r"test logloss +0\.\d+", table)
+    (bundle,) = (root / "models").iterdir()
+    (work,) = (root / "work").iterdir()
+    lines = [json.loads(line) for line in (work / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == list(range(len(lines)))
+    assert lines[-1]["train_loss"] < lines[0]["train_loss"]
+    assert list((work / "tensorboard").glob("events.out.tfevents.*"))
+    saved = [root / "features/v1/config.yaml", bundle / "config.yaml", work / "config.yaml"]
+    saved += [*root.glob("reports/*/config.yaml"), root / f"scores/ds={DS}/_config.yaml"]
+    assert len(saved) == 5
+    assert all(yaml.safe_load(path.read_text())["name"] == "clicks" for path in saved)
+
+
+def test_served_scores_equal_trained_predictions_to_the_last_bit(done: Outcome, root: Path) -> None:
+    (path,) = (root / "models").iterdir()
+    bundle = load_bundle(str(path))
+    manifest = read_manifest(f"{root}/features/v1")
+    files = [f for split in manifest.splits.values() for f in split.files]
+    paths = [f"{root}/features/v1/{file.path}" for file in files]
+    logits = [
+        predict_logits(bundle, batch.ids_BS, batch.x_BS).astype(np.float64)
+        for batch in stream_batches(paths, manifest.fields, batch_rows=500)
+    ]
+    served = pq.read_table(root / f"scores/ds={DS}")
+    expected = np.sort(probability(np.concatenate(logits)))
+    np.testing.assert_array_equal(np.sort(served["score"].to_numpy()), expected)
+    assert set(served["model_id"].to_pylist()) == {path.name}
+    # the keys go with their scores: the raw table's labels agree with them
+    labels = {
+        (row["user"], row["item"]): row["clicked"]
+        for row in pq.read_table(root / "raw", columns=["user", "item", "clicked"]).to_pylist()
+    }
+    rows = served.to_pylist()
+    found = np.array([labels[row["user"], row["item"]] for row in rows], dtype=np.float64)
+    assert auc(served["score"].to_numpy(), found) > 0.6
+
+
+def test_the_report_is_that_of_all_test_rows(done: Outcome, root: Path) -> None:
+    (path,) = root.glob("reports/*-test/report.json")
+    report = json.loads(path.read_text())
+    split = read_manifest(f"{root}/features/v1").splits["test"]
+    assert (report["rows"], report["positives"]) == (split.rows, split.positives)
+    assert f"{report['auc']:.4f}" in done.out
+
+
+def test_scoring_again_gives_the_same_partition(done: Outcome, job: JobCaller, root: Path) -> None:
+    def published() -> pa.Table:
+        table = pq.read_table(root / f"scores/ds={DS}", columns=["user", "item", "score"])
+        return table.sort_by([("user", "ascending"), ("item", "ascending")])
+
+    before = published()
+    assert job(score, "--ds", DS).code == 0
+    assert published().equals(before)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "shown"),
+    [
+        ("build_features", ("--overwrite",), "tags: multi_valued of tags"),
+        ("train", ("--num-workers", "3"), "worker 2: 1 files"),
+        ("evaluate", (), "rows of 'test'"),
+        ("score", ("--ds", DS), f"{ROWS:,} rows"),
+        ("pipeline", ("--ds", DS, "--overwrite"), "then train"),
+    ],
+)
+def test_a_dry_run_prints_the_plan_and_touches_nothing(
+    done: Outcome, job: JobCaller, root: Path, name: str, arguments: tuple[str, ...], shown: str
+) -> None:
+    modules = {m.__name__: m for m in (build_features, train, evaluate, score, pipeline)}
+    before = snapshot(root)
+    outcome = job(modules[f"jobs.{name}"], "--dry-run", *arguments)
+    assert outcome.code == 0, outcome.err
+    assert shown in outcome.out
+    assert snapshot(root) == before
+
+
+@pytest.mark.parametrize("dry_run", [(), ("--dry-run",)])
+@pytest.mark.parametrize(
+    ("name", "arguments", "code", "message"),
+    [
+        ("train", ("--config", "no.yaml"), 2, "config file 'no.yaml'"),
+        ("train", ("--set", "train.epohcs=1"), 2, "did you mean 'epochs'?"),
+        ("train", ("--set", "train.epochs=a"), 2, "train.epochs"),
+        ("train", ("--num-workers", "0"), 2, "num_workers"),
+        ("train", ("--set", "train.batch_size=1"), 2, "less than one row for each of 2"),
+        ("train", ("--set", "features.path=none"), 3, "no manifest at"),
+        ("build_features", (), 2, "exists; say --overwrite"),
+        (
+            "build_features",
+            ("--overwrite", "--set", "raw.path=none"),
+            2,
+            "raw table 'none' does not exist",
+        ),
+        (
+            "build_features",
+            ("--overwrite", "--set", "fields.2.column=nope"),
+            3,
+            "column 'nope' (wanted by 'device') is not in the raw table",
+        ),
+        (
+            "build_features",
+            ("--overwrite", "--set", "label.column=device"),
+            3,
+            "label 'device' is string",
+        ),
+        ("evaluate", ("--bundle", "nope"), 2, "no bundle 'nope'"),
+        ("evaluate", ("--set", "features.path=none"), 3, "no manifest at"),
+        ("score", ("--ds", "yesterday"), 2, "invalid day value: 'yesterday'"),
+        ("score", ("--ds", DS, "--set", "score.raw_path=none"), 2, "'none' does not exist"),
+        ("score", ("--ds", "2026-09-09"), 3, "has no rows for 2026-09-09"),
+    ],
+)
+def test_bad_input_ends_with_its_code_and_leaves_outputs_untouched(
+    done: Outcome,
+    job: JobCaller,
+    root: Path,
+    name: str,
+    arguments: tuple[str, ...],
+    code: int,
+    message: str,
+    dry_run: tuple[str, ...],
+) -> None:
+    modules = {m.__name__: m for m in (build_features, train, evaluate, score)}
+    before = snapshot(root)
+    outcome = job(modules[f"jobs.{name}"], *arguments, *dry_run)
+    assert (outcome.code, message in outcome.err) == (code, True), outcome
+    assert "Traceback" not in outcome.err
+    assert snapshot(root) == before
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"), [("cut", "is damaged"), ("version", "schema version 99")]
+)
+def test_a_spoiled_manifest_stops_training(
+    job: JobCaller, spoiled: Path, harm: str, message: str
+) -> None:
+    path = spoiled / "features/v1/manifest.json"
+    text = path.read_text()
+    path.write_text(text[:-100] if harm == "cut" else text.replace('version":1', 'version":99'))
+    if harm == "version":
+        data = json.loads(text) | {"schema_version": 99}
+        path.write_text(json.dumps(data))
+    before = snapshot(spoiled)
+    outcome = job(train)
+    assert (outcome.code, message in outcome.err) == (3, True), outcome
+    assert snapshot(spoiled) == before
+
+
+def test_a_bundle_refuses_features_of_another_vocabulary(job: JobCaller, spoiled: Path) -> None:
+    assert job(build_features, "--overwrite", "--set", "fields.0.min_count=60").code == 0
+    before = snapshot(spoiled)
+    outcome = job(evaluate)
+    assert (outcome.code, "was trained on vocabulary" in outcome.err) == (3, True), outcome
+    assert snapshot(spoiled) == before
+
+
+def test_scoring_refuses_a_bundle_with_a_changed_vocabulary(job: JobCaller, spoiled: Path) -> None:
+    (path, *_) = (spoiled / "models").glob("*/vocabulary/*.parquet")
+    table = pq.read_table(path)
+    pq.write_table(table.slice(0, table.num_rows - 1), path)
+    before = snapshot(spoiled)
+    outcome = job(score, "--ds", DS)
+    assert (outcome.code, "the files were changed" in outcome.err) == (3, True), outcome
+    assert snapshot(spoiled) == before
