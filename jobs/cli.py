@@ -80,6 +80,8 @@ def main(
     )
     for noisy in ("py4j", "fsspec", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # What is logged on the root itself is py4j's, which tells there of connections it renews.
+    logging.getLogger().addFilter(lambda record: record.levelno >= logging.WARNING)
     # Logs every Spark error a second time, with the whole Java stack on one line.
     logging.getLogger("DataFrameQueryContextLogger").setLevel(logging.CRITICAL)
     signal.signal(signal.SIGTERM, _terminated)
@@ -100,6 +102,11 @@ def main(
             "interrupted: nothing was published, earlier outputs are as they were", file=sys.stderr
         )
         sys.exit(EXIT_INTERRUPTED)
+
+
+def figure(value: float) -> str:
+    """A metric as people read it: counts whole, the rest to four places."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
 
 
 def show(stages: Sequence[Stage]) -> None:

@@ -8,7 +8,7 @@ from conf import storage
 from conf.loader import dump_config
 from conf.manifest import read_manifest
 from conf.schema import Config
-from jobs.cli import Stage, main, parser
+from jobs.cli import Stage, figure, main, parser
 from nfm.bundle import LATEST, load_bundle, resolve_bundle
 from nfm.predict import check_vocabulary, evaluate_split
 
@@ -31,9 +31,7 @@ def run(config: Config, options: argparse.Namespace) -> Stage:
         storage.write_text(f"{staging}/report.json", json.dumps(report | metrics, indent=1) + "\n")
         storage.write_text(f"{staging}/config.yaml", dump_config(config))
     rows = manifest.splits[split].rows
-    facts = {
-        f"{split} {name}": f"{value:.4f}".removesuffix(".0000") for name, value in metrics.items()
-    }
+    facts = {f"{split} {name}": figure(value) for name, value in metrics.items()}
     return Stage("evaluate", rows, None, rows, time.monotonic() - start, path, facts)
 
 

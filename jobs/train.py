@@ -9,7 +9,7 @@ from conf import storage
 from conf.errors import ConfigError
 from conf.manifest import Manifest, read_manifest
 from conf.schema import Config
-from jobs.cli import Stage, main, parser
+from jobs.cli import Stage, figure, main, parser
 from nfm.bundle import new_model_id, write_bundle
 from nfm.checkpoint import read_checkpoint, weights_of
 from nfm.epoch_plan import plan_epoch
@@ -35,7 +35,7 @@ def run(config: Config, options: argparse.Namespace) -> Stage:
     metrics = {"best_epoch": result.best_epoch, **result.metrics}
     write_bundle(path, config, manifest, weights_of(tensors), metrics)
     storage.remove(str(work / CHECKPOINTS))
-    facts = {f"valid {name}": f"{value:.4f}" for name, value in result.metrics.items()}
+    facts = {f"valid {name}": figure(value) for name, value in result.metrics.items()}
     facts |= {"epochs": f"{result.epochs}, best {result.best_epoch + 1}", "logs": str(work)}
     rows = manifest.splits["train"].rows + manifest.splits["valid"].rows
     return Stage("train", rows, None, result.rows, time.monotonic() - start, path, facts)
