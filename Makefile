@@ -6,8 +6,7 @@
 #   ML100K_DIR      a folder that holds ml-100k.{inter,user,item}; else they are fetched
 #   T               the tests to run
 TORCH_PIP_ARGS ?= $(shell cat $(READY) 2>/dev/null)
-T ?= tests
-
+T ?= tests nfm
 PY := .venv/bin/python
 # Written last by setup.sh; holds the TORCH_PIP_ARGS it was given.
 READY := .venv/.ready

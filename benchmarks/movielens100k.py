@@ -11,7 +11,6 @@ Example:
 
 import argparse
 import hashlib
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,8 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from conf import storage
 
 WHEEL = "recbole==1.2.1"
 FOLDER = "recbole/dataset_example/ml-100k"
@@ -33,7 +34,9 @@ SHA256 = {
 _GENRES = """unknown Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy
 Film-Noir Horror Musical Mystery Romance Sci-Fi Thriller War Western"""
 GENRES = _GENRES.split()
+FILE = "part-0.parquet"
 DS = "1998-04-23"
+ROWS = (100_000, 943, 1682)
 CANDIDATE_USERS = 100
 SCHEMA = pa.schema(
     [
@@ -58,10 +61,13 @@ def main() -> None:
     parser.add_argument("--from", type=Path, dest="source", help="a copy of ml-100k you have")
     arguments = parser.parse_args()
     if arguments.source:
-        tables = read_copy(arguments.source)
+        tables = read_copy(arguments.source.expanduser())
     else:
         with tempfile.TemporaryDirectory() as folder:
             tables = read_copy(fetch(Path(folder)))
+    found = tuple(len(table) for table in tables)
+    if found != ROWS:
+        sys.exit(f"{found} ratings, users and items, expected {ROWS}: not the whole MovieLens-100K")
     ratings, candidates = join(*tables)
     _write(ratings, arguments.out / "ratings", SCHEMA)
     unrated = SCHEMA.remove(SCHEMA.get_field_index("rating"))
@@ -70,23 +76,20 @@ def main() -> None:
 
 
 def fetch(folder: Path) -> Path:
-    """Download the wheel with pip and unpack the three files, checked, into ``folder``."""
+    """Download the wheel with pip and unpack its three files into ``folder``."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", WHEEL]
     subprocess.run([*command, "--dest", str(folder)], check=True)
     (wheel,) = folder.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
-        for name, expected in SHA256.items():
-            content = archive.read(f"{FOLDER}/{name}")
-            found = hashlib.sha256(content).hexdigest()
-            if found != expected:
-                sys.exit(f"{WHEEL}: {name} has sha256 {found}, expected {expected}: not used")
-            (folder / name).write_bytes(content)
+        for name in SHA256:
+            (folder / name).write_bytes(archive.read(f"{FOLDER}/{name}"))
     return folder
 
 
 def read_copy(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Ratings, users and items from either layout, with the columns of ``SCHEMA``."""
     if (folder / "ml-100k.inter").exists():
+        _verify(folder)
         return _read_recbole(folder)
     if (folder / "u.data").exists():
         return _read_grouplens(folder)
@@ -98,8 +101,8 @@ def join(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The ratings with their users and items, and the unrated pairs of the first users."""
     ratings = ratings.assign(timestamp=pd.to_datetime(ratings["timestamp"], unit="s", utc=True))
-    full = ratings.merge(users, on="user_id", validate="m:1").merge(
-        items, on="item_id", validate="m:1"
+    full = ratings.merge(users, how="left", on="user_id", validate="m:1").merge(
+        items, how="left", on="item_id", validate="m:1"
     )
     first = users.iloc[users["user_id"].astype(int).argsort()[:CANDIDATE_USERS]]
     pairs = first.merge(items, how="cross")
@@ -107,6 +110,13 @@ def join(
     unrated = ~pd.MultiIndex.from_frame(pairs[["user_id", "item_id"]]).isin(rated)
     noon = pd.Timestamp(f"{DS}T12:00:00Z")
     return full, pairs[unrated].assign(timestamp=noon)
+
+
+def _verify(folder: Path) -> None:
+    for name, expected in SHA256.items():
+        found = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        if found != expected:
+            sys.exit(f"{folder / name} has sha256 {found}, expected {expected}: not used")
 
 
 def _read_recbole(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
@@ -150,10 +160,9 @@ def _read_grouplens(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFr
 
 def _write(frame: pd.DataFrame, directory: Path, schema: pa.Schema) -> None:
     """Replace the directory by one Parquet file; Spark splits it as it likes."""
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True)
     table = pa.Table.from_pandas(frame, schema=schema, preserve_index=False)
-    pq.write_table(table, directory / "part-0.parquet", row_group_size=20_000)
+    with storage.staged_directory(str(directory), overwrite=True, proof=FILE) as staging:
+        pq.write_table(table, f"{staging}/{FILE}", row_group_size=20_000)
 
 
 if __name__ == "__main__":

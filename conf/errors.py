@@ -1,7 +1,7 @@
 """The errors a user can cause or must act on, each with the exit code it ends a job with.
 
 Exit codes: 0 done, 1 a bug (any other exception), 2 usage or config, 3 the data broke a contract
-or a gate, 4 the run failed after its retries, 130 interrupted (Ctrl-C).
+or a gate, 4 the run failed, 130 interrupted (Ctrl-C).
 """
 
 EXIT_INTERRUPTED = 130
@@ -26,7 +26,7 @@ class DataError(PipelineError):
 
 
 class RunError(PipelineError):
-    """The run itself failed, after its retries: a worker died, a store refused a write."""
+    """The run itself failed: a worker died, Spark failed, a store refused a write."""
 
     exit_code = 4
 

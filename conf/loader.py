@@ -41,8 +41,8 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
     """
     try:
         text = storage.read_text(path)
-    except OSError as error:
-        reason = error.strerror or "not found"
+    except (OSError, ValueError, ImportError) as error:  # no file, no text, no such kind of URL
+        reason = getattr(error, "strerror", None) or str(error)
         raise ConfigError(f"config file '{path}': {reason}; give one with --config") from None
     data = _parse(text, path)
     if not isinstance(data, dict):

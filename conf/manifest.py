@@ -10,10 +10,12 @@ from pydantic import Field, ValidationError
 
 from conf import storage
 from conf.errors import DataError
+from conf.schema import LabelConfig
 from conf.section import Section
 
 SCHEMA_VERSION: Literal[1] = 1
 FILE_NAME = "manifest.json"
+VOCABULARY = "vocabulary"
 
 # Local ids of a categorical field; known values follow, by count descending, then by value.
 MISSING, UNKNOWN, FIRST_KNOWN = 0, 1, 2
@@ -35,7 +37,7 @@ class FieldSpec(Section):
     mean: float = Field(0.0, description="Numeric: subtracted.")
     std: float = Field(1.0, description="Numeric: divided by.")
     missing_rate: dict[str, float] = Field({}, description="Share of rows without a value.")
-    oov_rate: dict[str, float] = Field({}, description="Share of values that are unknown.")
+    oov_rate: dict[str, float] = Field({}, description="Share of the values that are unknown.")
 
 
 class FileSpec(Section):
@@ -67,6 +69,7 @@ class Manifest(Section):
     name: str
     task: Literal["binary", "regression"]
     keys: list[str]
+    label: LabelConfig
     fields: list[FieldSpec]
     num_features: int = Field(ge=1, description="Size of the one-hot space.")
     splits: dict[str, SplitSpec]

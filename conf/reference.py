@@ -3,8 +3,6 @@
 import typing
 from typing import Any
 
-from pydantic_core import PydanticUndefined
-
 from conf.section import Section
 
 _HEADER = """\
@@ -29,9 +27,8 @@ def markdown(config: type[Section]) -> str:
             for child in inner:
                 queue.append((dotted + ("[]" if _is_list(info.annotation) else ""), child))
             kind = "section" if inner else _type_name(info.annotation)
-            rows.append(
-                f"| `{name}` | {kind} | {_default(info, bool(inner))} | {info.description} |"
-            )
+            meaning = (info.description or "").replace("|", "\\|")
+            rows.append(f"| `{name}` | {kind} | {_default(info, bool(inner))} | {meaning} |")
         title = f"{path}: {_kind(section)}" if "kind" in section.model_fields else path
         pages.append(
             f"## {title}\n\n{(section.__doc__ or '').strip()}\n\n"
@@ -76,7 +73,7 @@ def _type_name(annotation: Any) -> str:
 
 
 def _default(info: Any, is_section: bool) -> str:
-    if info.default is PydanticUndefined:
+    if info.is_required():
         return "required"
     if info.default is None:
         return "none"

@@ -13,6 +13,9 @@ from pydantic import AfterValidator, Field, model_validator
 from conf.section import Section
 
 LABEL = "label"
+SCORE = "score"
+# What the scores hold beside the keys and the score.
+SCORE_COLUMNS = ("model_id", "scored_at", "ds")
 SPLITS = ("train", "valid", "test")
 
 # Field names become Parquet columns and attributes of Petastorm's namedtuples.
@@ -20,7 +23,7 @@ _NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
 
 
 def _not_reserved(name: str) -> str:
-    if name == LABEL or keyword.iskeyword(name):
+    if name.lower() == LABEL or keyword.iskeyword(name):
         raise ValueError(f"'{name}' is reserved; choose another field name")
     return name
 
@@ -143,8 +146,11 @@ class FeaturesConfig(Section):
 
     path: str = Field(description="Directory of this version of the features, e.g. features/v1.")
     row_group_rows: Positive = Field(
-        100_000, description="Target rows of a training file; each file holds one row group."
+        100_000,
+        description="Most rows of a training file, about; a file holds one row group, and there "
+        "are no fewer files than train.num_workers.",
     )
+    seed: Seed = Field(0, description="Of the order of the rows.")
 
 
 class ModelConfig(Section):
@@ -265,10 +271,20 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
-        names = [field.name for field in self.fields]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"fields: '{twice[0]}' is defined twice; names must differ")
+        # Spark does not tell User from user.
+        for what, names in (("fields", [field.name for field in self.fields]), ("keys", self.keys)):
+            lower = [name.lower() for name in names]
+            twice = [name for name in lower if lower.count(name) > 1]
+            if twice:
+                raise ValueError(f"{what}: '{twice[0]}' is named twice; names must differ")
+        taken = {name.lower() for name in self.keys} & {SCORE, *SCORE_COLUMNS}
+        if taken:
+            raise ValueError(f"keys: '{taken.pop()}' is a column of the scores; rename it")
+        if self.train.batch_size < self.train.num_workers:
+            raise ValueError(
+                f"train.batch_size {self.train.batch_size} is less than one row for each of "
+                f"{self.train.num_workers} workers"
+            )
         if self.task == "regression" and self.train.early_stopping.metric != "rmse":
             raise ValueError("train.early_stopping.metric: a regression is judged by 'rmse'")
         return self

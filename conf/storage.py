@@ -1,16 +1,17 @@
 """Directories that appear whole or not at all, on any file system that fsspec knows."""
 
-import logging
+import ctypes
+import errno
+import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from conf.errors import ConfigError
-
-logger = logging.getLogger(__name__)
 
 
 def filesystem(path: str) -> tuple[Any, str]:
@@ -46,6 +47,12 @@ def write_text(path: str, text: str) -> None:
     fs.mv(temporary, plain)
 
 
+def absolute(path: str) -> str:
+    """The path as any process on the machine can use it, whatever its working directory."""
+    fs, plain = filesystem(path)
+    return str(plain) if isinstance(fs, LocalFileSystem) else path
+
+
 def remove(path: str) -> None:
     """Remove a file or a directory with all that is in it."""
     fs, plain = filesystem(path)
@@ -53,39 +60,83 @@ def remove(path: str) -> None:
 
 
 @contextmanager
-def staged_directory(final: str, *, overwrite: bool) -> Iterator[str]:
+def staged_directory(final: str, *, overwrite: bool, proof: str) -> Iterator[str]:
     """Fill a hidden directory beside ``final``, then put it in its place.
 
     Yields the path to write to. When the block ends normally the directory takes the name
-    ``final``, an older one making room in the same breath; when it raises, what was staged is
-    removed and ``final`` is as it was. Spark ignores the hidden names.
+    ``final`` (on a local disk in one atomic step, so that a reader sees the old or the new one);
+    when it raises, what was staged is removed and ``final`` is as it was. Spark ignores the hidden
+    names.
+
+    Args:
+        final: The directory to publish.
+        overwrite: Whether an older one may be replaced.
+        proof: A file that every directory of this kind holds; one without it is somebody else's,
+            and never replaced.
 
     Raises:
-        ConfigError: ``final`` exists and ``overwrite`` is false.
+        ConfigError: ``final`` exists and may not be replaced.
     """
-    refuse_existing(final, overwrite=overwrite)
+    refuse_existing(final, overwrite=overwrite, proof=proof)
     fs, target = filesystem(final)
     parent, _, name = target.rpartition("/")
-    run = uuid.uuid4().hex[:8]
-    staging, retired = f"{parent}/.{name}.staging-{run}", f"{parent}/.{name}.retired-{run}"
+    staging = f"{parent}/.{name}.staging-{uuid.uuid4().hex[:8]}"
     fs.makedirs(staging, exist_ok=True)
     try:
         yield fs.unstrip_protocol(staging) if "://" in final else staging
-        if fs.exists(target):
-            fs.mv(target, retired, recursive=True)
-        try:
-            fs.mv(staging, target, recursive=True)
-        except BaseException:
-            if fs.exists(retired):
-                fs.mv(retired, target, recursive=True)
-            raise
+        refuse_existing(final, overwrite=overwrite, proof=proof)
+        _replace(fs, staging, target)
     finally:
-        for leftover in (staging, retired):
-            if fs.exists(leftover):
-                fs.rm(leftover, recursive=True)
+        if fs.exists(staging):
+            fs.rm(staging, recursive=True)
 
 
-def refuse_existing(final: str, *, overwrite: bool) -> None:
+def refuse_existing(final: str, *, overwrite: bool, proof: str) -> None:
     """Raise ``ConfigError`` if ``final`` exists and may not be replaced."""
-    if not overwrite and exists(final):
+    fs, target = filesystem(final)
+    if not fs.exists(target) or (fs.isdir(target) and not fs.ls(target)):
+        return
+    if not overwrite:
         raise ConfigError(f"output '{final}' exists; say --overwrite to replace it")
+    if not fs.exists(f"{target}/{proof}"):
+        raise ConfigError(
+            f"output '{final}' exists and holds no {proof}: it is none of ours, so --overwrite "
+            f"leaves it alone; choose another path, or remove it yourself"
+        )
+
+
+def _replace(fs: Any, staging: str, target: str) -> None:
+    """Move ``staging`` to ``target``; an older target ends up under the name of ``staging``."""
+    if isinstance(fs, LocalFileSystem):
+        try:
+            os.rename(staging, target)  # also onto an empty directory
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            if not _exchange(staging, target):
+                _replace_by_two_renames(fs, staging, target)
+    elif fs.exists(target):
+        _replace_by_two_renames(fs, staging, target)
+    else:
+        fs.mv(staging, target, recursive=True)
+
+
+def _exchange(one: str, other: str) -> bool:
+    """Swap two directories in one step (renameat2); false where the file system cannot."""
+    at_cwd, rename_exchange = -100, 2
+    paths = os.fsencode(one), os.fsencode(other)
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+    return bool(renameat2 and renameat2(at_cwd, paths[0], at_cwd, paths[1], rename_exchange) == 0)
+
+
+def _replace_by_two_renames(fs: Any, staging: str, target: str) -> None:
+    """Without an atomic swap: for a moment there is no target, but never a lost one."""
+    retired = staging.replace(".staging-", ".retired-")
+    try:
+        fs.mv(target, retired, recursive=True)
+        fs.mv(staging, target, recursive=True)
+    except BaseException:
+        if fs.exists(retired) and not fs.exists(target):
+            fs.mv(retired, target, recursive=True)
+        raise
+    fs.rm(retired, recursive=True)

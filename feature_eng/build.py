@@ -1,6 +1,7 @@
 """The build of a version of the features: raw table in, directory with a manifest out."""
 
 import logging
+import math
 from datetime import UTC, datetime
 from importlib.metadata import version
 
@@ -8,8 +9,10 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from conf import storage
+from conf.errors import DataError
 from conf.loader import dump_config
 from conf.manifest import (
+    FILE_NAME,
     SCHEMA_VERSION,
     FieldSpec,
     Manifest,
@@ -55,11 +58,13 @@ def build_features(spark: SparkSession, config: Config, *, overwrite: bool) -> M
         ConfigError: The raw table is not there, or the output is and may not be replaced.
         DataError: The raw table broke the contract.
     """
-    storage.refuse_existing(config.features.path, overwrite=overwrite)
+    storage.refuse_existing(config.features.path, overwrite=overwrite, proof=FILE_NAME)
     rows = canonical_rows(read_raw(spark, config.raw.path), config)
     profile = profile_rows(rows, config)
     logger.info("%d rows: %s", sum(profile.rows.values()), profile.rows)
-    with storage.staged_directory(config.features.path, overwrite=overwrite) as staging:
+    with storage.staged_directory(
+        config.features.path, overwrite=overwrite, proof=FILE_NAME
+    ) as staging:
         write_vocabulary(
             fit_vocabulary(rows.where(F.col(SPLIT) == "train"), config.fields), staging
         )
@@ -72,9 +77,11 @@ def build_features(spark: SparkSession, config: Config, *, overwrite: bool) -> M
         write_splits(
             encoded,
             staging,
-            train_rows=profile.rows["train"],
-            row_group_rows=config.features.row_group_rows,
-            seed=config.train.seed,
+            num_files=max(
+                math.ceil(profile.rows["train"] / config.features.row_group_rows),
+                config.train.num_workers,
+            ),
+            seed=config.features.seed,
         )
         storage.write_text(f"{staging}/config.yaml", dump_config(config))
         fields = with_rates(spark, staging, fields)
@@ -91,7 +98,11 @@ def _manifest(
     for split in SPLITS:
         files = list_files(staging, split)
         rows = sum(file.rows for file in files)
-        assert rows == profile.rows[split], f"{split}: {rows} rows written of {profile.rows[split]}"
+        if rows != profile.rows[split]:
+            raise DataError(
+                f"{rows} rows written to '{split}', but {profile.rows[split]} were counted before: "
+                f"the raw table changed during the build, or an expr is not deterministic"
+            )
         positives = int(profile.positives[split]) if binary else None
         splits[split] = SplitSpec(files=files, rows=rows, positives=positives)
     return Manifest(
@@ -99,6 +110,7 @@ def _manifest(
         name=config.name,
         task=config.task,
         keys=config.keys,
+        label=config.label,
         fields=fields,
         num_features=sum(field.cardinality for field in fields),
         splits=splits,

@@ -104,10 +104,18 @@ def _check(result: dict[str, Any], config: Config) -> None:
         raise DataError(
             f"split '{empty[0]}' has no rows of {result['rows']}; change the shares or cuts"
         )
-    if result["label_min"] == result["label_max"]:
+    if config.task == "binary":
+        for split in SPLITS:
+            if result[f"positives:{split}"] in (0, result[f"rows:{split}"]):
+                constant = int(result[f"positives:{split}"] > 0)
+                raise DataError(
+                    f"label '{column}' is {constant} in every row of split '{split}': nothing can "
+                    f"be learnt or judged; check the column, label.threshold and the split"
+                )
+    elif result["label_min"] == result["label_max"]:
         raise DataError(
-            f"label '{column}' is {result['label_min']:g} in every training row; "
-            f"there is nothing to learn: check the column and label.threshold"
+            f"label '{column}' is {result['label_min']:g} in every training row: nothing can be "
+            f"learnt; check the column"
         )
 
 

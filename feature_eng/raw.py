@@ -7,7 +7,8 @@ Canonical columns: one per field under the field's name (string, array<string> o
 
 from collections.abc import Iterable
 
-from pyspark.errors import AnalysisException
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import AnalysisException, PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
@@ -39,7 +40,7 @@ def read_raw(spark: SparkSession, path: str) -> DataFrame:
         raise ConfigError(f"raw table '{path}' does not exist; check the path in the config")
     try:
         return spark.read.parquet(path)
-    except AnalysisException as error:
+    except (PySparkException, Py4JJavaError) as error:
         raise DataError(f"raw table '{path}' cannot be read: {_first_line(error)}") from None
 
 

@@ -1,6 +1,6 @@
 """The two ends of batch scoring on Spark: raw rows of a day in, a partition of scores out."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 
 import pyarrow as pa
@@ -10,13 +10,14 @@ from pyspark.sql import types as T
 
 from conf import storage
 from conf.errors import DataError
-from conf.manifest import Manifest
-from conf.schema import ScoreConfig
+from conf.manifest import FieldSpec, Manifest
+from conf.schema import SCORE, ScoreConfig
 from feature_eng.encode import encode_fields
 from feature_eng.raw import KEYS, field_column, key_columns, named_column, read_raw
 from feature_eng.write import count_rows
 
-SCORE = "score"
+# Spark ignores names with an underscore.
+_CONFIG = "_config.yaml"
 
 ScoreBatches = Callable[[Iterable[pa.RecordBatch]], Iterable[pa.RecordBatch]]
 
@@ -33,14 +34,36 @@ def rows_of_day(spark: SparkSession, config: ScoreConfig, ds: str) -> DataFrame:
     return raw.where(named_column(raw, config.ds_column, "score.ds_column").cast("string") == ds)
 
 
+def count_rows_of_day(raw: DataFrame, config: ScoreConfig, ds: str) -> int:
+    """The number of rows to score.
+
+    Raises:
+        DataError: There are none.
+    """
+    rows = raw.count()
+    if rows == 0:
+        raise DataError(f"'{config.raw_path}' has no rows for {ds}: nothing was scored")
+    return rows
+
+
+def canonical_score_rows(
+    raw: DataFrame, fields: Sequence[FieldSpec], keys: Sequence[str]
+) -> DataFrame:
+    """Key columns (as one struct) and fields in canonical types.
+
+    Raises:
+        DataError: A column is missing or of the wrong type.
+    """
+    return raw.select(*[field_column(raw, field) for field in fields], key_columns(raw, keys))
+
+
 def encode_rows(raw: DataFrame, manifest: Manifest, vocabulary: DataFrame) -> DataFrame:
     """Key columns (as one struct) and encoded fields, by the code that built the features.
 
     Raises:
         DataError: A column is missing or of the wrong type.
     """
-    fields = [field_column(raw, field) for field in manifest.fields]
-    rows = raw.select(*fields, key_columns(raw, manifest.keys))
+    rows = canonical_score_rows(raw, manifest.fields, manifest.keys)
     return encode_fields(rows, manifest.fields, vocabulary)
 
 
@@ -71,7 +94,7 @@ def publish_scores(
     Raises:
         DataError: Not as many rows came out; the partition stays as it was.
     """
-    with storage.staged_directory(partition, overwrite=True) as staging:
+    with storage.staged_directory(partition, overwrite=True, proof=_CONFIG) as staging:
         scores.write.mode("append").option("compression", "zstd").parquet(staging)
         written = count_rows(staging)
         if written != expected_rows:
@@ -79,5 +102,5 @@ def publish_scores(
                 f"{written} scores of {expected_rows} rows came out for '{partition}': "
                 f"nothing was published"
             )
-        storage.write_text(f"{staging}/_config.yaml", config_yaml)
+        storage.write_text(f"{staging}/{_CONFIG}", config_yaml)
     return written

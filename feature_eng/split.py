@@ -1,5 +1,6 @@
 """Which rows train, validate and test."""
 
+from pyspark.errors import AnalysisException
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
@@ -37,7 +38,11 @@ def split_column(raw: DataFrame, keys: Column, split: RandomSplit | TimeSplit) -
 
 def _cut(raw: DataFrame, value: str | int | float, kind: T.DataType) -> Column:
     cut = F.lit(value).try_cast(kind)
-    if raw.sparkSession.range(1).select(cut.isNull()).head()[0]:  # type: ignore[index]
+    try:
+        unreadable = raw.sparkSession.range(1).select(cut.isNull()).head()[0]  # type: ignore[index]
+    except AnalysisException:  # no number is a date
+        unreadable = True
+    if unreadable:
         raise DataError(
             f"split: {value!r} cannot be read as {kind.simpleString()}, the type of the time column"
         )

@@ -6,15 +6,14 @@ driver but its size per field.
 
 from collections.abc import Sequence
 
-from pyspark.errors import AnalysisException
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from conf.errors import DataError
-from conf.manifest import FIRST_KNOWN
+from conf.manifest import FIRST_KNOWN, VOCABULARY
 from conf.schema import CategoricalField, FieldConfig, MultiValuedField
-
-DIRECTORY = "vocabulary"
 
 
 def fit_vocabulary(rows: DataFrame, fields: Sequence[FieldConfig]) -> DataFrame:
@@ -69,7 +68,7 @@ def _pairs(field: str, values: Column) -> Column:
 def write_vocabulary(vocabulary: DataFrame, directory: str) -> None:
     """Write it to ``<directory>/vocabulary``, each field's rows together."""
     ordered = vocabulary.repartitionByRange("field", "id").sortWithinPartitions("field", "id")
-    ordered.write.parquet(f"{directory}/{DIRECTORY}")
+    ordered.write.parquet(f"{directory}/{VOCABULARY}")
 
 
 def read_vocabulary(spark: SparkSession, directory: str) -> DataFrame:
@@ -78,10 +77,10 @@ def read_vocabulary(spark: SparkSession, directory: str) -> DataFrame:
     Raises:
         DataError: It is missing or unreadable.
     """
-    path = f"{directory}/{DIRECTORY}"
+    path = f"{directory}/{VOCABULARY}"
     try:
         return spark.read.parquet(path).select("field", "value", "id", "count")
-    except AnalysisException:
+    except (PySparkException, Py4JJavaError):
         raise DataError(
             f"no readable vocabulary at '{path}'; restore it or build the features again"
         ) from None

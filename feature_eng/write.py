@@ -1,6 +1,5 @@
 """The encoded splits on disk, and what their own footers and columns say of them."""
 
-import math
 from collections.abc import Iterator, Sequence
 
 import pyarrow.parquet as pq
@@ -8,6 +7,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from conf import storage
+from conf.errors import RunError
 from conf.manifest import MISSING, PADDING, UNKNOWN, FieldSpec, FileSpec
 from conf.schema import SPLITS
 from feature_eng.raw import KEYS, SPLIT
@@ -17,26 +17,23 @@ from feature_eng.split import key_hash
 _PARQUET_BLOCK_BYTES = 1 << 30
 
 
-def write_splits(
-    encoded: DataFrame, directory: str, *, train_rows: int, row_group_rows: int, seed: int
-) -> None:
+def write_splits(encoded: DataFrame, directory: str, *, num_files: int, seed: int) -> None:
     """Write ``<directory>/{train,valid,test}``, rows in the order of a seeded hash of their keys.
 
-    Each task writes one file per split, and so do the same rows wherever they came from.
+    Each task writes one file per split. The same rows give the same files wherever they came
+    from; rows that share their keys are told apart by the rest.
 
     Args:
         encoded: Encoded fields, label, ``_keys`` and ``_split``.
         directory: Where to write; must be empty.
-        train_rows: Rows of the training split.
-        row_group_rows: Target rows of a training file.
+        num_files: Files of each split.
         seed: Of the hash that shuffles.
     """
-    num_files = math.ceil(train_rows / row_group_rows)
-    order = key_hash(F.col(KEYS), seed)
+    values = [name for name in encoded.columns if name != KEYS]
     shuffled = (
-        encoded.withColumn("_order", order)
+        encoded.withColumn("_order", key_hash(F.col(KEYS), seed))
         .repartition(num_files, "_order")
-        .sortWithinPartitions(SPLIT, "_order")
+        .sortWithinPartitions(SPLIT, "_order", F.xxhash64(*values))
         .drop("_order", KEYS)
     )
     parts = f"{directory}/.parts"
@@ -52,11 +49,15 @@ def list_files(directory: str, split: str) -> list[FileSpec]:
     """The Parquet files of a split in name order, with the row counts of their footers.
 
     Raises:
-        AssertionError: A file holds more than one row group.
+        RunError: A file holds more than one row group.
     """
     files = []
     for path, footer in _footers(f"{directory}/{split}"):
-        assert footer.num_row_groups <= 1, f"{path} has {footer.num_row_groups} row groups"
+        if footer.num_row_groups > 1:
+            raise RunError(
+                f"'{path}' came out with {footer.num_row_groups} row groups, one was expected: a "
+                f"writer had too little memory; lower features.row_group_rows"
+            )
         if footer.num_rows:
             files.append(FileSpec(path=f"{split}/{path.rpartition('/')[2]}", rows=footer.num_rows))
     return files
@@ -75,11 +76,13 @@ def with_rates(spark: SparkSession, directory: str, fields: Sequence[FieldSpec])
             continue
         name = F.col(field.name)
         ids = name if field.kind == "multi_valued" else F.array(name)
-        values = F.size(F.filter(ids, lambda i: i != PADDING))
+        values = F.size(F.filter(ids, lambda i: (i != PADDING) & (i != MISSING)))
         unknown = F.size(F.filter(ids, lambda i: i == UNKNOWN))
         rates += [
             F.mean((F.element_at(ids, 1) == MISSING).cast("int")).alias(f"missing_{field.name}"),
-            (F.sum(unknown) / F.sum(values)).alias(f"unknown_{field.name}"),
+            F.coalesce(F.try_divide(F.sum(unknown), F.sum(values)), F.lit(0.0)).alias(
+                f"unknown_{field.name}"
+            ),
         ]
     if not rates:
         return list(fields)

@@ -4,8 +4,10 @@ import argparse
 import time
 
 from conf import storage
-from conf.schema import Config
+from conf.manifest import FILE_NAME
+from conf.schema import SPLITS, Config
 from feature_eng.build import build_features, canonical_rows
+from feature_eng.profile import profile_rows
 from feature_eng.raw import read_raw
 from jobs.cli import Stage, main, parser
 from jobs.session import spark_session
@@ -35,14 +37,15 @@ def run(config: Config, options: argparse.Namespace) -> Stage:
 
 def plan(config: Config, options: argparse.Namespace) -> list[str]:
     """What would be read and written."""
-    storage.refuse_existing(config.features.path, overwrite=options.overwrite)
+    storage.refuse_existing(config.features.path, overwrite=options.overwrite, proof=FILE_NAME)
     raw = read_raw(spark_session(config.spark), config.raw.path)
-    canonical = canonical_rows(raw, config)
+    profile = profile_rows(canonical_rows(raw, config), config)
     kinds = [f"  {field.name}: {field.kind} of {field.source}" for field in config.fields]
     return [
         f"build_features: {config.raw.path} ({len(raw.columns)} columns) -> {config.features.path}",
         f"label: {config.label.column} ({config.task}), split: {config.split.kind}",
-        f"{len(canonical.columns)} canonical columns; fields:",
+        "rows: " + ", ".join(f"{split} {profile.rows[split]:,}" for split in SPLITS),
+        f"{len(kinds)} fields:",
         *kinds,
     ]
 

@@ -8,9 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import FrameType
 
-from conf.errors import EXIT_INTERRUPTED, PipelineError, RunError
+from py4j.protocol import Py4JError
+from pyspark.errors import PySparkException
+
+from conf.errors import EXIT_INTERRUPTED, DataError, PipelineError, RunError
 from conf.loader import load_config
 from conf.schema import Config
+
+_STOPPED = "what was under way was not published; what was published before is as it was"
 
 logger = logging.getLogger("jobs")
 
@@ -78,10 +83,12 @@ def main(
         level=logging.DEBUG if options.verbose else logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
-    for noisy in ("py4j", "fsspec", "asyncio"):
+    for noisy in ("fsspec", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    # What is logged on the root itself is py4j's, which tells there of connections it renews.
-    logging.getLogger().addFilter(lambda record: record.levelno >= logging.WARNING)
+    # py4j logs broken connections with a stack, some on the root logger itself, where nobody else
+    # does; it renews them, or raises.
+    logging.getLogger("py4j").setLevel(logging.CRITICAL)
+    logging.getLogger().addFilter(lambda record: bool(options.verbose))
     # Logs every Spark error a second time, with the whole Java stack on one line.
     logging.getLogger("DataFrameQueryContextLogger").setLevel(logging.CRITICAL)
     signal.signal(signal.SIGTERM, _terminated)
@@ -92,16 +99,36 @@ def main(
         else:
             done = run(config, options)
             show([done] if isinstance(done, Stage) else done)
-    except PipelineError as error:
-        if options.verbose:
-            logger.exception("failed")
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print(
-            "interrupted: nothing was published, earlier outputs are as they were", file=sys.stderr
-        )
+        print(f"interrupted: {_STOPPED}", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
+    except Exception as error:
+        known = _explained(error)
+        if known is None or options.verbose:
+            logger.exception("failed")
+        if known is None:
+            sys.exit(1)
+        print(f"error: {known}", file=sys.stderr)
+        sys.exit(known.exit_code)
+
+
+def _explained(error: Exception) -> PipelineError | None:
+    """The error as its reader needs it, or None for a bug."""
+    if isinstance(error, PipelineError):
+        return error
+    first_line = str(error).strip().split("\n")[0]
+    if isinstance(error, PySparkException):
+        return DataError(f"Spark could not process the data: {first_line} (-v shows all)")
+    if isinstance(error, Py4JError):
+        return RunError(f"Spark failed: {first_line} (-v shows all)")
+    if isinstance(error, OSError):
+        return RunError(f"a file could not be read or written: {error}")
+    return None
+
+
+def _terminated(signum: int, frame: FrameType | None) -> None:
+    print(f"terminated by SIGTERM: {_STOPPED}", file=sys.stderr)
+    sys.exit(RunError.exit_code)
 
 
 def figure(value: float) -> str:
@@ -120,7 +147,3 @@ def show(stages: Sequence[Stage]) -> None:
         print(f"\n{stage.name}: {stage.output}")
         for name, value in stage.facts.items():
             print(f"  {name:<18}{value}")
-
-
-def _terminated(signum: int, frame: FrameType | None) -> None:
-    raise RunError("terminated by SIGTERM: nothing was published, earlier outputs are as they were")

@@ -12,6 +12,7 @@ from jobs.cli import Stage, figure, main, parser
 from nfm.bundle import LATEST, load_bundle, resolve_bundle
 from nfm.predict import check_vocabulary, evaluate_split
 
+REPORT = "report.json"
 EXAMPLES = """\
   python -m jobs.evaluate --config conf/movielens100k.yaml
   python -m jobs.evaluate --config conf/movielens100k.yaml --bundle build/demo/models/ID \\
@@ -24,11 +25,12 @@ def run(config: Config, options: argparse.Namespace) -> Stage:
     bundle = load_bundle(resolve_bundle(config.train.path, options.bundle))
     manifest = read_manifest(config.features.path)
     split = config.evaluate.split
-    metrics = evaluate_split(bundle, config.features.path, manifest, split)
     path = f"{config.evaluate.path}/{bundle.model_id}-{split}"
+    storage.refuse_existing(path, overwrite=options.overwrite, proof=REPORT)
+    metrics = evaluate_split(bundle, config.features.path, manifest, split)
     report = {"model_id": bundle.model_id, "features": config.features.path, "split": split}
-    with storage.staged_directory(path, overwrite=True) as staging:
-        storage.write_text(f"{staging}/report.json", json.dumps(report | metrics, indent=1) + "\n")
+    with storage.staged_directory(path, overwrite=options.overwrite, proof=REPORT) as staging:
+        storage.write_text(f"{staging}/{REPORT}", json.dumps(report | metrics, indent=1) + "\n")
         storage.write_text(f"{staging}/config.yaml", dump_config(config))
     rows = manifest.splits[split].rows
     facts = {f"{split} {name}": figure(value) for name, value in metrics.items()}
@@ -40,10 +42,12 @@ def plan(config: Config, options: argparse.Namespace) -> list[str]:
     bundle = load_bundle(resolve_bundle(config.train.path, options.bundle))
     manifest = read_manifest(config.features.path)
     check_vocabulary(bundle, manifest, config.features.path)
+    path = f"{config.evaluate.path}/{bundle.model_id}-{config.evaluate.split}"
+    storage.refuse_existing(path, overwrite=options.overwrite, proof=REPORT)
     rows = manifest.splits[config.evaluate.split].rows
     return [
         f"evaluate: {bundle.model_id} on {rows:,} rows of '{config.evaluate.split}' "
-        f"in {config.features.path} -> {config.evaluate.path}"
+        f"in {config.features.path} -> {path}"
     ]
 
 
@@ -51,6 +55,7 @@ def arguments() -> argparse.ArgumentParser:
     """The job's command line."""
     made = parser(__doc__, EXAMPLES)
     made.add_argument("--bundle", default=LATEST, help="id, path or 'latest' (default)")
+    made.add_argument("--overwrite", action="store_true", help="replace a report that exists")
     return made
 
 

@@ -6,8 +6,11 @@ At the end it prints one table of what each stage did.
 import argparse
 
 from conf.schema import Config
+from feature_eng.fields import unfitted_specs
+from feature_eng.scoring import canonical_score_rows, count_rows_of_day, rows_of_day
 from jobs import build_features, evaluate, score, train
 from jobs.cli import Stage, main, parser
+from jobs.session import spark_session
 from nfm.bundle import LATEST
 
 EXAMPLES = """\
@@ -16,6 +19,7 @@ EXAMPLES = """\
 
 def run(config: Config, options: argparse.Namespace) -> list[Stage]:
     """Run the stages; a failing one ends the run."""
+    _check_score_table(config, options)  # before an hour of training, not after it
     stages = [build_features.run(config, options), train.run(config, options)]
     options.bundle = stages[-1].output
     stages += [evaluate.run(config, options), score.run(config, options)]
@@ -24,11 +28,20 @@ def run(config: Config, options: argparse.Namespace) -> list[Stage]:
 
 def plan(config: Config, options: argparse.Namespace) -> list[str]:
     """What the first stage would do; the others follow from what it makes."""
+    rows = _check_score_table(config, options)
     return [
         *build_features.plan(config, options),
-        f"then train -> {config.train.path}, evaluate on '{config.evaluate.split}' -> "
-        f"{config.evaluate.path}, score {options.ds} -> {config.score.path}",
+        f"then train with {config.train.num_workers} workers -> {config.train.path}",
+        f"evaluate on '{config.evaluate.split}' -> {config.evaluate.path}",
+        f"score {rows:,} rows for {options.ds} -> {config.score.path}",
     ]
+
+
+def _check_score_table(config: Config, options: argparse.Namespace) -> int:
+    """Refuse a table that could not be scored; returns its rows."""
+    raw = rows_of_day(spark_session(config.spark), config.score, options.ds)
+    canonical_score_rows(raw, unfitted_specs(config.fields), config.keys)
+    return count_rows_of_day(raw, config.score, options.ds)
 
 
 def arguments() -> argparse.ArgumentParser:

@@ -7,15 +7,20 @@ from datetime import date
 
 from pyspark.sql import DataFrame
 
-from conf.errors import DataError
 from conf.loader import dump_config
 from conf.manifest import read_manifest
 from conf.schema import Config
-from feature_eng.scoring import encode_rows, publish_scores, rows_of_day, score_rows
+from feature_eng.scoring import (
+    count_rows_of_day,
+    encode_rows,
+    publish_scores,
+    rows_of_day,
+    score_rows,
+)
 from feature_eng.vocabulary import check_fingerprint, read_vocabulary
 from jobs.cli import Stage, main, parser
 from jobs.session import spark_session
-from nfm.bundle import LATEST, resolve_bundle
+from nfm.bundle import LATEST, load_bundle, resolve_bundle
 from nfm.predict import score_batches
 
 EXAMPLES = """\
@@ -27,11 +32,10 @@ EXAMPLES = """\
 def run(config: Config, options: argparse.Namespace) -> Stage:
     """Score the day and replace its partition."""
     start = time.monotonic()
-    bundle = resolve_bundle(config.train.path, options.bundle)
-    rows, encoded = _encoded(config, options, bundle)
-    scored = score_rows(
-        encoded, functools.partial(score_batches, bundle), bundle.rpartition("/")[2]
-    )
+    path = resolve_bundle(config.train.path, options.bundle)
+    model_id = load_bundle(path).model_id  # a damaged one fails here, not in Spark's workers
+    rows, encoded = _encoded(config, options, path)
+    scored = score_rows(encoded, functools.partial(score_batches, path), model_id)
     partition = f"{config.score.path}/ds={options.ds}"
     written = publish_scores(scored, partition, expected_rows=rows, config_yaml=dump_config(config))
     return Stage("score", rows, written, rows, time.monotonic() - start, partition, {})
@@ -39,11 +43,12 @@ def run(config: Config, options: argparse.Namespace) -> Stage:
 
 def plan(config: Config, options: argparse.Namespace) -> list[str]:
     """What would be scored with what."""
-    bundle = resolve_bundle(config.train.path, options.bundle)
-    rows, _ = _encoded(config, options, bundle)
+    path = resolve_bundle(config.train.path, options.bundle)
+    model_id = load_bundle(path).model_id
+    rows, _ = _encoded(config, options, path)
     return [
-        f"score: {rows:,} rows of {config.score.raw_path} for {options.ds} with {bundle} "
-        f"-> {config.score.path}/ds={options.ds}"
+        f"score: {rows:,} rows of {config.score.raw_path} for {options.ds} with "
+        f"{model_id} -> {config.score.path}/ds={options.ds}"
     ]
 
 
@@ -55,12 +60,7 @@ def _encoded(config: Config, options: argparse.Namespace, bundle: str) -> tuple[
     check_fingerprint(vocabulary, manifest.vocabulary_fingerprint, bundle)
     raw = rows_of_day(spark, config.score, options.ds)
     encoded = encode_rows(raw, manifest, vocabulary)
-    rows = raw.count()
-    if rows == 0:
-        raise DataError(
-            f"'{config.score.raw_path}' has no rows for {options.ds}: nothing was scored"
-        )
-    return rows, encoded
+    return count_rows_of_day(raw, config.score, options.ds), encoded
 
 
 def day(text: str) -> str:

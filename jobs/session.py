@@ -1,6 +1,11 @@
 """The Spark session of a job."""
 
 import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType
 
 from pyspark.sql import SparkSession
 
@@ -8,9 +13,13 @@ from conf.schema import SparkConfig
 
 Properties = dict[str, bool | float | int | str | None]
 
+_STOP_S = 30.0
+
 # What the encoding relies on, whatever the site's defaults.
 _FIXED: Properties = {
     "spark.sql.session.timeZone": "UTC",
+    "spark.sql.ansi.enabled": "true",
+    "spark.sql.caseSensitive": "false",
     # mapInArrow: rows per Arrow batch; larger ones spill out of the cache.
     "spark.sql.execution.arrow.maxRecordsPerBatch": "16384",
 }
@@ -20,10 +29,30 @@ def spark_session(config: SparkConfig) -> SparkSession:
     """The session of spark-submit with its settings, or one of our own."""
     builder = SparkSession.builder.config(map=_FIXED)
     if "PYSPARK_GATEWAY_PORT" not in os.environ:  # set by spark-submit
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # else the first on PATH
         own: Properties = {
             "spark.ui.showConsoleProgress": "false",
             "spark.log.level": "ERROR",
             **config.conf,
         }
         builder = builder.master(config.master).config(map=own)
-    return builder.getOrCreate()
+    session = builder.getOrCreate()
+    # pyspark's own handler cancels jobs over a connection that is waiting for an answer, and fails.
+    signal.signal(signal.SIGINT, _after_stop(session, signal.default_int_handler))
+    if callable(ours := signal.getsignal(signal.SIGTERM)):
+        signal.signal(signal.SIGTERM, _after_stop(session, ours))
+    return session
+
+
+def _after_stop(
+    session: SparkSession, handler: Callable[[int, FrameType | None], object]
+) -> Callable[[int, FrameType | None], None]:
+    """A signal handler that lets no Spark task write any more before ``handler`` cleans up."""
+
+    def stop_then_handle(signum: int, frame: FrameType | None) -> None:
+        stopper = threading.Thread(target=session.stop)  # a thread has a connection of its own
+        stopper.start()
+        stopper.join(_STOP_S)
+        handler(signum, frame)
+
+    return stop_then_handle

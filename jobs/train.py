@@ -7,8 +7,9 @@ from pathlib import Path
 
 from conf import storage
 from conf.errors import ConfigError
-from conf.manifest import Manifest, read_manifest
+from conf.manifest import FieldSpec, Manifest, read_manifest
 from conf.schema import Config
+from feature_eng.fields import unfitted_specs
 from jobs.cli import Stage, figure, main, parser
 from nfm.bundle import new_model_id, write_bundle
 from nfm.checkpoint import read_checkpoint, weights_of
@@ -29,7 +30,7 @@ def run(config: Config, options: argparse.Namespace) -> Stage:
     manifest = _manifest(config)
     model_id = new_model_id(config)
     work = Path(config.train.work_path) / model_id
-    result = launch(config, work)
+    result = launch(config, manifest, work)
     tensors, _ = read_checkpoint(str(work / CHECKPOINTS), result.best_epoch)
     path = f"{config.train.path}/{model_id}"
     metrics = {"best_epoch": result.best_epoch, **result.metrics}
@@ -37,7 +38,7 @@ def run(config: Config, options: argparse.Namespace) -> Stage:
     storage.remove(str(work / CHECKPOINTS))
     facts = {f"valid {name}": figure(value) for name, value in result.metrics.items()}
     facts |= {"epochs": f"{result.epochs}, best {result.best_epoch + 1}", "logs": str(work)}
-    rows = manifest.splits["train"].rows + manifest.splits["valid"].rows
+    rows = manifest.splits["train"].rows
     return Stage("train", rows, None, result.rows, time.monotonic() - start, path, facts)
 
 
@@ -65,12 +66,20 @@ def plan(config: Config, options: argparse.Namespace) -> list[str]:
 
 
 def _manifest(config: Config) -> Manifest:
-    if config.train.batch_size < config.train.num_workers:
+    """The manifest of the features, which must be those that the configuration describes."""
+    manifest = read_manifest(config.features.path)
+    wanted = [_description(spec) for spec in unfitted_specs(config.fields)]
+    found = [_description(spec) for spec in manifest.fields]
+    if (config.task, config.label, wanted) != (manifest.task, manifest.label, found):
         raise ConfigError(
-            f"train.batch_size {config.train.batch_size} is less than one row for each of "
-            f"{config.train.num_workers} workers"
+            f"the task, label or fields of the config are not those that '{config.features.path}' "
+            f"was built with; build the features again, or train with their config.yaml"
         )
-    return read_manifest(config.features.path)
+    return manifest
+
+
+def _description(spec: FieldSpec) -> tuple[object, ...]:
+    return spec.name, spec.kind, spec.source, spec.is_expr, spec.length
 
 
 def add_arguments(made: argparse.ArgumentParser) -> None:

@@ -10,10 +10,10 @@ import torch
 from safetensors import SafetensorError
 
 from conf import storage
-from conf.errors import ConfigError, DataError, PipelineError
+from conf.errors import ConfigError, DataError, PipelineError, RunError
 from conf.loader import dump_config, load_config
 from conf.manifest import FILE_NAME as MANIFEST
-from conf.manifest import Manifest, read_manifest, write_manifest
+from conf.manifest import VOCABULARY, Manifest, read_manifest, write_manifest
 from conf.schema import Config
 from nfm.checkpoint import read_tensors, write_tensors
 from nfm.collectives import Alone
@@ -22,7 +22,6 @@ from nfm.models.nfm import NFM
 
 LATEST = "latest"
 WEIGHTS, CONFIG, METRICS, CARD = "model.safetensors", "config.yaml", "metrics.json", "README.md"
-VOCABULARY = "vocabulary"
 
 
 @dataclass(frozen=True)
@@ -61,8 +60,9 @@ def write_bundle(
 
     Raises:
         ConfigError: ``path`` exists.
+        RunError: The features are no longer those of ``manifest``.
     """
-    with storage.staged_directory(path, overwrite=False) as staging:
+    with storage.staged_directory(path, overwrite=False, proof=MANIFEST) as staging:
         write_tensors(f"{staging}/{WEIGHTS}", weights)
         storage.write_text(f"{staging}/{CONFIG}", dump_config(config))
         storage.write_text(f"{staging}/{METRICS}", json.dumps(metrics, indent=1) + "\n")
@@ -76,15 +76,21 @@ def write_bundle(
                 target.open(f"{copy}/{file.rpartition('/')[2]}", "wb") as writer,
             ):
                 writer.write(reader.read())
+        if read_manifest(config.features.path) != manifest:
+            raise RunError(
+                f"'{config.features.path}' was built anew while the model trained on it: nothing "
+                f"was published; train again"
+            )
         write_manifest(staging, manifest)
 
 
 def resolve_bundle(models: str, name: str) -> str:
-    """The path of a bundle: ``latest`` in the models directory, an id in it, or a path.
+    """The absolute path of a bundle: ``latest`` in the models directory, an id in it, or a path.
 
     Raises:
         ConfigError: There is no such bundle.
     """
+    models, name = models.rstrip("/"), name.rstrip("/")
     fs, plain = storage.filesystem(models)
     if name == LATEST:
         found = sorted(fs.glob(f"{plain}/*/{MANIFEST}"))
@@ -93,7 +99,7 @@ def resolve_bundle(models: str, name: str) -> str:
         name = found[-1].split("/")[-2]
     for path in (f"{models}/{name}", name):
         if storage.exists(f"{path}/{MANIFEST}"):
-            return path
+            return storage.absolute(path)
     raise ConfigError(f"no bundle '{name}' in '{models}' or by that path; see what is there")
 
 

@@ -56,7 +56,7 @@ def restore(step: TrainStep, tensors: dict[str, torch.Tensor]) -> None:
 def write_checkpoint(directory: str, tensors: dict[str, torch.Tensor], position: Position) -> None:
     """Write ``<directory>/epoch-NNNN`` whole, and drop those neither best nor last."""
     final = f"{directory}/{_name(position.epoch)}"
-    with storage.staged_directory(final, overwrite=True) as staging:
+    with storage.staged_directory(final, overwrite=True, proof=STATE) as staging:
         write_tensors(f"{staging}/{TENSORS}", tensors)
         storage.write_text(f"{staging}/{STATE}", json.dumps(asdict(position)))
     fs, plain = storage.filesystem(directory)

@@ -7,6 +7,10 @@ from horovod.common.exceptions import HorovodInternalError
 from conf.errors import RunError
 
 
+class WorkersLostError(RunError):
+    """Another worker is gone, or cannot be reached."""
+
+
 class HorovodWorkers:
     """Horovod's collectives; needs ``horovodrun`` (or no launcher at all, for one worker)."""
 
@@ -37,5 +41,5 @@ class HorovodWorkers:
         hvd.shutdown()
 
 
-def _lost(error: Exception) -> RunError:
-    return RunError(f"lost contact with another worker: {' '.join(str(error).split())}")
+def _lost(error: Exception) -> WorkersLostError:
+    return WorkersLostError(f"lost contact with another worker: {' '.join(str(error).split())}")

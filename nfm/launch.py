@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -19,6 +18,7 @@ from tqdm import tqdm
 
 from conf.errors import BY_EXIT_CODE, RunError
 from conf.loader import dump_config
+from conf.manifest import Manifest, write_manifest
 from conf.schema import Config
 from nfm.run_log import PROGRESS
 from nfm.trainer import Result
@@ -29,39 +29,40 @@ LOG = "workers.log"
 _POLL_S = 0.25
 _TERMINATE_S = 15.0
 _PR_SET_PDEATHSIG = 1
+# How horovodrun reports the process that ended first.
+_FIRST_TO_END = re.compile(r"Process name: (\d+)\nExit code: (\d+)")
 _FROM_WORKER = re.compile(r"^\[\d+\]<std(?:out|err)>:")
 
 logger = logging.getLogger(__name__)
 
 
-def launch(config: Config, run: Path) -> Result:
+def launch(config: Config, manifest: Manifest, run: Path) -> Result:
     """Train with ``config.train.num_workers`` processes on this machine.
 
     Args:
         config: The run.
-        run: Its directory, which must be new; gets the config, the logs and the checkpoints.
+        manifest: The data.
+        run: Its directory, which must be new; gets both, the logs and the checkpoints.
 
     Raises:
-        RunError: A worker died; the message holds the last lines of their log.
+        RunError: A worker died, or gave up as it said.
         PipelineError: A worker refused the config or the data, as it said.
     """
     run.mkdir(parents=True)
     (run / CONFIG).write_text(dump_config(config))
+    write_manifest(str(run), manifest)
     number = str(config.train.num_workers)
     command = [sys.executable, "-m", "horovod.runner.launch", "--gloo", "-np", number]
     command += ["-H", f"localhost:{number}", sys.executable, "-m", "nfm.worker", str(run)]
-    tail: deque[str] = deque(maxlen=20)
-    with (run / LOG).open("w") as log, _started(command, log, tail) as process:
+    with (run / LOG).open("w") as log, _started(command, log) as process:
         _show_progress(process, run, config.train.epochs)
     if process.returncode != 0:
-        raise _failure(run, process.returncode, tail)
+        raise _failure(run)
     return Result(**json.loads((run / RESULT).read_text()))
 
 
 @contextlib.contextmanager
-def _started(
-    command: list[str], log: IO[str], tail: "deque[str]"
-) -> Iterator["subprocess.Popen[str]"]:
+def _started(command: list[str], log: IO[str]) -> Iterator["subprocess.Popen[str]"]:
     """A process group of its own, which is gone when the block ends, however it ends."""
     process = subprocess.Popen(
         command,
@@ -74,7 +75,7 @@ def _started(
         start_new_session=True,
         preexec_fn=_end_with_parent,
     )
-    relay = threading.Thread(target=_relay, args=(process.stdout, log, tail))
+    relay = threading.Thread(target=_relay, args=(process.stdout, log))
     relay.start()
     try:
         yield process
@@ -95,12 +96,11 @@ def _end_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _relay(stream: IO[str], log: IO[str], tail: "deque[str]") -> None:
+def _relay(stream: IO[str], log: IO[str]) -> None:
     """Everything goes to the log; what the workers say goes to the screen, too."""
     for line in stream:
         log.write(line)
         log.flush()
-        tail.append(line)
         said, count = _FROM_WORKER.subn("", line)
         if count:
             tqdm.write(said, file=sys.stderr, end="")
@@ -121,12 +121,13 @@ def _show_progress(process: "subprocess.Popen[str]", run: Path, epochs: int) -> 
     bar.close()
 
 
-def _failure(run: Path, code: int, tail: "deque[str]") -> Exception:
+def _failure(run: Path) -> Exception:
     with contextlib.suppress(FileNotFoundError):
         failure = json.loads((run / FAILURE).read_text())
-        return BY_EXIT_CODE[failure["exit_code"]](failure["message"])
-    last = "".join(tail).strip()
+        return BY_EXIT_CODE.get(failure["exit_code"], RuntimeError)(failure["message"])
+    first = _FIRST_TO_END.search((run / LOG).read_text())
+    who = f"worker {first[1]} ended with exit code {first[2]}" if first else "horovodrun failed"
     return RunError(
-        f"training stopped: a worker died (horovodrun exit code {code}). Nothing was published. "
-        f"The whole log is {run / LOG}; its last lines:\n{last}"
+        f"training stopped: {who} (137: killed, often for want of memory). Nothing was published; "
+        f"see {run / LOG}, then train again"
     )

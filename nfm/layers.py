@@ -64,10 +64,11 @@ class BatchNorm(nn.Module):
         normal_BH, mean_H, var_H, rows = _Normalise.apply(  # type: ignore[no-untyped-call]
             x_BH, self.workers, self.name, self.EPS
         )
-        with torch.no_grad():
-            unbiased_H = var_H * (rows / (rows - 1).clamp(min=1))
-            self.running_mean.lerp_(mean_H.to(self.running_mean.dtype), self.momentum)
-            self.running_var.lerp_(unbiased_H.to(self.running_var.dtype), self.momentum)
+        if rows > 1:  # one row has no variance to learn from
+            with torch.no_grad():
+                unbiased_H = var_H * (rows / (rows - 1))
+                self.running_mean.lerp_(mean_H.to(self.running_mean.dtype), self.momentum)
+                self.running_var.lerp_(unbiased_H.to(self.running_var.dtype), self.momentum)
         out: torch.Tensor = normal_BH * self.weight + self.bias
         return out
 

@@ -53,7 +53,7 @@ def auc(scores: Array, labels: Array) -> float:
     """Area under the ROC curve, exactly: the Mann-Whitney U statistic with ties counted half.
 
     Returns:
-        NaN where one class is missing: there is no pair to order.
+        NaN where one class is missing or a score is NaN: some pair has no order.
 
     Example:
         >>> auc(np.array([0.1, 0.4, 0.4, 0.9]), np.array([0, 0, 1, 1]))
@@ -61,7 +61,7 @@ def auc(scores: Array, labels: Array) -> float:
     """
     positives = int(labels.sum())
     negatives = len(labels) - positives
-    if not positives or not negatives:
+    if not positives or not negatives or np.isnan(scores).any():
         return float("nan")
     _, group, size = np.unique(scores, return_inverse=True, return_counts=True)
     mean_rank = np.cumsum(size) - (size - 1) / 2

@@ -1,6 +1,7 @@
 """From encoded rows to scores, with a loaded bundle; for evaluation and for Spark's workers."""
 
 import functools
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -11,12 +12,11 @@ import torch
 
 from conf.errors import DataError
 from conf.manifest import FieldSpec, Manifest
+from conf.schema import SCORE
 from nfm.batch import Columns, assemble
 from nfm.bundle import Bundle, load_bundle
 from nfm.metrics import METRICS, probability
 from nfm.stream import stream_batches
-
-SCORE = "score"
 
 _BATCH_ROWS = 16_384
 
@@ -86,15 +86,32 @@ def check_vocabulary(bundle: Bundle, manifest: Manifest, features: str) -> None:
     Raises:
         DataError: The vocabularies or the fitted fields differ.
     """
-    trained, found = bundle.manifest, manifest
-    if trained.vocabulary_fingerprint != found.vocabulary_fingerprint or [
-        (f.name, f.kind, f.offset, f.cardinality, f.edges, f.mean, f.std) for f in trained.fields
-    ] != [(f.name, f.kind, f.offset, f.cardinality, f.edges, f.mean, f.std) for f in found.fields]:
-        raise DataError(
-            f"bundle '{bundle.model_id}' was trained on vocabulary "
-            f"{trained.vocabulary_fingerprint}, but '{features}' is encoded with "
-            f"{found.vocabulary_fingerprint}: use the bundle's own features, or train again"
-        )
+    trained, found = bundle.manifest.fields, manifest.fields
+    ours, theirs = bundle.manifest.vocabulary_fingerprint, manifest.vocabulary_fingerprint
+    if [field.name for field in trained] != [field.name for field in found]:
+        difference = "other fields"
+    elif ours != theirs:
+        difference = f"vocabulary {theirs}, not {ours}"
+    else:
+        pairs = zip(trained, found, strict=True)
+        differing = [a.name for a, b in pairs if not _same_encoding(a, b)]
+        if not differing:
+            return
+        difference = f"another encoding of {', '.join(differing)}"
+    raise DataError(
+        f"bundle '{bundle.model_id}' does not know the ids of '{features}', "
+        f"which has {difference}: use the features that it was trained on, or train again"
+    )
+
+
+def _same_encoding(one: FieldSpec, other: FieldSpec) -> bool:
+    """Statistics of the same rows may differ in their last bits with the rows' partitioning."""
+    return (
+        (one.kind, one.offset, one.cardinality, one.length, one.edges)
+        == (other.kind, other.offset, other.cardinality, other.length, other.edges)
+        and math.isclose(one.mean, other.mean, rel_tol=1e-9, abs_tol=1e-12)
+        and math.isclose(one.std, other.std, rel_tol=1e-9)
+    )
 
 
 @functools.lru_cache(maxsize=1)

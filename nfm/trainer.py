@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from conf.errors import RunError
 from conf.manifest import Manifest, SplitSpec
 from conf.schema import Config
 from nfm.batch import Batch, num_slots
-from nfm.checkpoint import Position, tensors_of, write_checkpoint
+from nfm.checkpoint import Position, tensors_of, weights_of, write_checkpoint
 from nfm.collectives import Collectives
 from nfm.epoch_plan import plan_epoch
 from nfm.metrics import HIGHER_IS_BETTER, METRICS
@@ -32,14 +33,12 @@ class Result:
         metrics: Its validation metrics.
         epochs: Epochs run.
         rows: Training rows read, over all epochs and workers.
-        seconds: Time they took, validation included.
     """
 
     best_epoch: int
     metrics: dict[str, float]
     epochs: int
     rows: int
-    seconds: float
 
     def to_json(self) -> str:
         """As one JSON object."""
@@ -93,14 +92,12 @@ class Trainer:
         """Train until the epochs are through or validation stops getting better."""
         stopping = self.config.train.early_stopping
         sign = 1.0 if HIGHER_IS_BETTER[stopping.metric] else -1.0
-        start = time.monotonic()
         best, best_metrics, best_value, epoch = 0, dict[str, float](), -math.inf, 0
         for epoch in range(self.config.train.epochs):
             began = time.monotonic()
             loss = self._train_epoch(epoch)
             trained_s = time.monotonic() - began
             metrics = self._validate()
-            # A NaN metric is never better; the first epoch is the best until another is.
             value = sign * metrics[stopping.metric]
             if epoch == 0 or value > best_value:
                 best, best_metrics, best_value = epoch, metrics, value
@@ -112,8 +109,9 @@ class Trainer:
                 self.log.epoch(epoch, {"train_loss": loss, **valid, "rows_per_s": rate})
             if epoch - best >= stopping.patience:
                 break
+        self._check_replicas()
         rows = self.manifest.splits["train"].rows * (epoch + 1)
-        return Result(best, best_metrics, epoch + 1, rows, time.monotonic() - start)
+        return Result(best, best_metrics, epoch + 1, rows)
 
     def _train_epoch(self, epoch: int) -> float:
         """One pass over the training rows; returns the mean loss of a row, penalties apart."""
@@ -145,7 +143,13 @@ class Trainer:
             if self.log:
                 self.log.progress(epoch, number + 1, plan.steps)
         summed = self.workers.sum(torch.tensor([total], dtype=torch.float64), "epoch.loss")
-        return float(summed) / split.rows
+        loss = float(summed) / split.rows
+        if not math.isfinite(loss):
+            raise RunError(
+                f"the training loss became {loss} in epoch {epoch}: lower "
+                f"train.optimizer.learning_rate, or look for extreme values in numeric fields"
+            )
+        return loss
 
     def _validate(self) -> dict[str, float]:
         """Metrics over all workers' validation rows, computed alike on every worker."""
@@ -174,7 +178,21 @@ class Trainer:
             self.workers.gather(torch.cat(part), f"valid.{name}").double().numpy()
             for name, part in (("logits", logits), ("labels", labels))
         ]
-        return METRICS[self.config.task](*gathered)
+        metrics = METRICS[self.config.task](*gathered)
+        if not all(map(math.isfinite, metrics.values())):
+            raise RunError(f"validation came out as {metrics}: lower train.optimizer.learning_rate")
+        return metrics
+
+    def _check_replicas(self) -> None:
+        """Every step must have left the same weights on every worker, to the last bit."""
+        tensors = weights_of(tensors_of(self.step)).values()
+        digest = torch.stack([tensor.double().sum() for tensor in tensors]).unsqueeze(0)
+        digests = self.workers.gather(digest, "check.replicas")
+        if not torch.equal(digests, digests[:1].expand_as(digests)):
+            raise RunError(
+                "the workers' weights drifted apart; do all hosts run the same torch build on the "
+                "same kind of processor?"
+            )
 
     def _paths(self, split: SplitSpec, indices: tuple[int, ...]) -> list[str]:
         return [f"{self.config.features.path}/{split.files[index].path}" for index in indices]

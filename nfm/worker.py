@@ -1,7 +1,7 @@
 """One Horovod worker of a training: ``python -m nfm.worker <run directory>``.
 
-The launcher has put the resolved ``config.yaml`` into the run directory; rank 0 leaves
-``result.json`` there, and a worker that fails ``failure.json``.
+The launcher has put the resolved ``config.yaml`` and the ``manifest.json`` into the run directory;
+rank 0 leaves ``result.json`` there, and a worker that fails ``failure.json``.
 """
 
 import json
@@ -12,11 +12,12 @@ from pathlib import Path
 
 import torch
 
-from conf.errors import PipelineError, RunError
+from conf import storage
+from conf.errors import PipelineError
 from conf.loader import load_config
 from conf.manifest import read_manifest
 from conf.schema import Config
-from nfm.distributed import HorovodWorkers
+from nfm.distributed import HorovodWorkers, WorkersLostError
 from nfm.run_log import RunLog
 from nfm.trainer import Trainer
 
@@ -30,13 +31,16 @@ def main() -> None:
     run = Path(sys.argv[1])
     try:
         _train(run, load_config(str(run / CONFIG)))
-    except RunError as error:  # the launcher sees for itself which worker ended
-        logger.error("%s", error)
-        sys.exit(error.exit_code)
-    except PipelineError as error:
-        failure = {"exit_code": error.exit_code, "message": str(error)}
-        (run / FAILURE).write_text(json.dumps(failure))
-        sys.exit(error.exit_code)
+    except Exception as error:
+        code = getattr(error, "exit_code", 1)
+        if isinstance(error, PipelineError):
+            logger.error("%s", error)
+        else:
+            logger.exception("a bug")
+        if not isinstance(error, WorkersLostError):  # those that are lost say why themselves
+            failure = {"exit_code": code, "message": str(error) or repr(error)}
+            storage.write_text(str(run / FAILURE), json.dumps(failure))
+        sys.exit(code)
 
 
 def _train(run: Path, config: Config) -> None:
@@ -48,7 +52,7 @@ def _train(run: Path, config: Config) -> None:
     cores = len(os.sched_getaffinity(0))
     torch.set_num_threads(config.train.threads_per_worker or max(1, cores // workers.local_size))
     log = RunLog(run) if workers.rank == 0 else None
-    manifest = read_manifest(config.features.path)
+    manifest = read_manifest(str(run))
     result = Trainer(config, manifest, workers, str(run / CHECKPOINTS), log).fit()
     if log:
         log.close()

@@ -1,5 +1,6 @@
 """One Spark session for all tests that can share it: starting a JVM costs seconds."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -7,6 +8,9 @@ from pyspark.sql import SparkSession
 
 from conf.schema import SparkConfig
 from jobs.session import spark_session
+
+# pyspark.testing imports pandas-on-Spark, which warns without it.
+os.environ.setdefault("PYARROW_IGNORE_TIMEZONE", "1")
 
 
 @pytest.fixture(scope="session")

@@ -12,9 +12,15 @@ from pathlib import Path
 
 LOCK = Path(__file__).resolve().parent.parent / "requirements.lock"
 COUNT_WITH_SPARK = """
+import os, sys
 from pyspark.sql import SparkSession
+os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+def through_torch(batches):
+    import torch
+    return batches
 spark = SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false").getOrCreate()
-assert spark.range(1000).count() == 1000
+rows = spark.range(1000).mapInArrow(through_torch, "id long")  # as scoring does
+assert rows.count() == 1000
 print("counted 1000 rows with Spark", spark.version)
 """
 SETUP_AGAIN = "rm -rf .venv && make setup"

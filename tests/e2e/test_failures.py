@@ -45,8 +45,8 @@ def wait_until(condition: Callable[[], object], what: str) -> None:
 @pytest.mark.parametrize(
     ("event", "code", "message"),
     [
-        ("worker killed", 4, "a worker died"),
-        ("Ctrl-C", 130, "interrupted: nothing was published"),
+        ("worker killed", 4, "worker 1 ended with exit code 137"),
+        ("Ctrl-C", 130, "interrupted: what was under way"),
         ("SIGTERM", 4, "terminated by SIGTERM"),
         ("kill -9", -signal.SIGKILL, ""),
     ],
@@ -69,3 +69,23 @@ def test_training_that_is_cut_short(root: Path, event: str, code: int, message: 
     assert "Traceback" not in output.split("error:")[0]
     assert not list(root.glob("models/*"))
     wait_until(lambda: not workers_of(root), "the workers to end")
+
+
+@pytest.mark.parametrize(("event", "code"), [("Ctrl-C", 130), ("SIGTERM", 4)])
+def test_a_build_that_is_cut_short(root: Path, event: str, code: int) -> None:
+    features = root / "features"
+    before = {path: path.read_bytes() for path in features.rglob("*") if path.is_file()}
+    job = start_job("build_features", "--config", str(write_config(root)), "--overwrite")
+    try:
+        wait_until(lambda: list(features.glob(".v1.staging-*/vocabulary")), "the vocabulary")
+        job.send_signal(SIGNALS[event])
+        output, _ = job.communicate(timeout=TIMEOUT_S)
+    finally:
+        job.kill()
+    assert (job.returncode, "what was under way was not published" in output) == (code, True), (
+        output
+    )
+    assert "Traceback" not in output
+    after = {path: path.read_bytes() for path in features.rglob("*") if path.is_file()}
+    assert after == before
+    assert [path.name for path in features.iterdir()] == ["v1"]

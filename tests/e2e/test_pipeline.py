@@ -23,6 +23,7 @@ from tests.data import DS, raw_table, write_config, write_raw
 from tests.e2e.jobs_under_test import JobCaller, Outcome
 
 ROWS = 2200
+BY_RMSE = ("--set", "train.early_stopping.metric=rmse")
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +126,21 @@ def test_the_report_is_that_of_all_test_rows(done: Outcome, root: Path) -> None:
     assert f"{report['auc']:.4f}" in done.out
 
 
+def test_the_bundle_holds_the_best_epoch(done: Outcome, job: JobCaller, root: Path) -> None:
+    (work,) = (root / "work").iterdir()
+    lines = [json.loads(line) for line in (work / "metrics.jsonl").read_text().splitlines()]
+    (path,) = root.glob("models/*/metrics.json")
+    metrics = json.loads(path.read_text())
+    assert metrics["auc"] == max(line["valid_auc"] for line in lines)
+    assert metrics["auc"] == lines[metrics["best_epoch"]]["valid_auc"]
+    assert job(evaluate, "--overwrite", "--set", "evaluate.split=valid").code == 0
+    (report,) = root.glob("reports/*-valid/report.json")
+    found = json.loads(report.read_text())
+    assert {name: found[name] for name in ("auc", "logloss", "rmse")} == pytest.approx(
+        {name: metrics[name] for name in ("auc", "logloss", "rmse")}, abs=1e-6
+    )
+
+
 def test_scoring_again_gives_the_same_partition(done: Outcome, job: JobCaller, root: Path) -> None:
     def published() -> pa.Table:
         table = pq.read_table(root / f"scores/ds={DS}", columns=["user", "item", "score"])
@@ -140,7 +156,7 @@ def test_scoring_again_gives_the_same_partition(done: Outcome, job: JobCaller, r
     [
         ("build_features", ("--overwrite",), "tags: multi_valued of tags"),
         ("train", ("--num-workers", "3"), "worker 2: 1 files"),
-        ("evaluate", (), "rows of 'test'"),
+        ("evaluate", ("--set", "evaluate.split=train"), "rows of 'train'"),
         ("score", ("--ds", DS), f"{ROWS:,} rows"),
         ("pipeline", ("--ds", DS, "--overwrite"), "then train"),
     ],
@@ -185,8 +201,10 @@ def test_a_dry_run_prints_the_plan_and_touches_nothing(
             3,
             "label 'device' is string",
         ),
+        ("train", ("--set", "task=regression", *BY_RMSE), 2, "are not those that"),
+        ("evaluate", (), 2, "exists; say --overwrite"),
         ("evaluate", ("--bundle", "nope"), 2, "no bundle 'nope'"),
-        ("evaluate", ("--set", "features.path=none"), 3, "no manifest at"),
+        ("evaluate", ("--overwrite", "--set", "features.path=none"), 3, "no manifest at"),
         ("score", ("--ds", "yesterday"), 2, "invalid day value: 'yesterday'"),
         ("score", ("--ds", DS, "--set", "score.raw_path=none"), 2, "'none' does not exist"),
         ("score", ("--ds", "2026-09-09"), 3, "has no rows for 2026-09-09"),
@@ -231,9 +249,51 @@ def test_a_spoiled_manifest_stops_training(
 def test_a_bundle_refuses_features_of_another_vocabulary(job: JobCaller, spoiled: Path) -> None:
     assert job(build_features, "--overwrite", "--set", "fields.0.min_count=60").code == 0
     before = snapshot(spoiled)
-    outcome = job(evaluate)
-    assert (outcome.code, "was trained on vocabulary" in outcome.err) == (3, True), outcome
+    outcome = job(evaluate, "--overwrite")
+    assert (outcome.code, "does not know the ids of" in outcome.err) == (3, True), outcome
     assert snapshot(spoiled) == before
+
+
+def test_scoring_refuses_a_damaged_bundle(job: JobCaller, spoiled: Path) -> None:
+    (weights,) = spoiled.glob("models/*/model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-10])
+    before = snapshot(spoiled)
+    for dry_run in ((), ("--dry-run",)):
+        outcome = job(score, "--ds", DS, *dry_run)
+        assert (outcome.code, "is damaged" in outcome.err) == (3, True), outcome
+    assert snapshot(spoiled) == before
+
+
+def test_a_regression_goes_all_the_way(
+    spark: SparkSession,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    table = raw_table(800)
+    value = pa.array(np.asarray(table["clicked"]) * 10.0 + 20.0)
+    table = table.append_column("spent", value)
+    write_raw(tmp_path / "raw", table)
+    write_raw(tmp_path / "tonight" / f"ds={DS}", table.drop_columns("spent"))
+    call = JobCaller(monkeypatch, capsys, write_config(tmp_path))
+    sets = ["task=regression", "label.column=spent", "train.early_stopping.metric=rmse"]
+    arguments = [part for item in sets for part in ("--set", item)]
+    outcome = call(pipeline, "--ds", DS, *arguments, "--num-workers", "1")
+    assert outcome.code == 0, outcome.err
+    assert re.search(r"test rmse +\d+\.\d{4}", outcome.out)
+    scores = pq.read_table(tmp_path / f"scores/ds={DS}")["score"].to_numpy()
+    assert len(scores) == 800
+    assert scores.max() > 5, "a value, no probability"
+
+
+def test_a_pipeline_checks_the_score_table_before_it_starts(
+    job: JobCaller, done: Outcome, root: Path
+) -> None:
+    before = snapshot(root)
+    for dry_run in ((), ("--dry-run",)):
+        outcome = job(pipeline, "--overwrite", "--ds", "2026-09-09", *dry_run)
+        assert (outcome.code, "has no rows for 2026-09-09" in outcome.err) == (3, True), outcome
+    assert snapshot(root) == before
 
 
 def test_scoring_refuses_a_bundle_with_a_changed_vocabulary(job: JobCaller, spoiled: Path) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from conf.errors import ConfigError, DataError
@@ -16,6 +17,7 @@ from feature_eng.build import build_features
 from tests.data import make_config, raw_table, write_raw
 
 ROWS = 2000
+TIME_SPLIT = "{kind: time, column: seen_at, valid_from: 200, test_from: 250}"
 
 
 @pytest.fixture(scope="module")
@@ -129,9 +131,12 @@ def with_column(table: pa.Table, name: str, values: list[Any]) -> pa.Table:
     ("case", "message"),
     [
         ("empty", "raw table '.*' is empty"),
-        ("null label", "label 'clicked' is null .* in 300 of 300"),
+        ("null label", "label 'clicked' is null .* in 1 of 300"),
+        ("one class", "label 'clicked' is 0 in every row of split '(valid|test)'"),
+        ("no time", "the time column is null in 1 of 300 rows"),
+        ("no test rows", "split 'test' has no rows of 300"),
         ("label 2", "neither 0 nor 1 in 1 of 300 rows.*set label.threshold"),
-        ("constant", "label 'clicked' is 1 in every training row"),
+        ("constant", "label 'clicked' is 1 in every row of split 'train'"),
         ("text label", "label 'clicked' is string, expected a number"),
         ("no column", "column 'device' .* is not in the raw table"),
         ("wrong type", "'price' is string, but kind 'numeric' expects a number"),
@@ -144,7 +149,12 @@ def test_a_raw_table_that_breaks_the_contract_is_refused(
     table = raw_table(300)
     changed = {
         "empty": lambda: table.slice(0, 0),
-        "null label": lambda: with_column(table, "clicked", pa.nulls(300, pa.int32())),
+        "null label": lambda: with_column(table, "clicked", [None] + [0, 1] * 149 + [0]),
+        "one class": lambda: with_column(
+            with_column(table, "seen_at", [*range(300)]), "clicked", [1] * 100 + [0] * 200
+        ),
+        "no time": lambda: with_column(table, "seen_at", [*range(299), None]),
+        "no test rows": lambda: with_column(table, "seen_at", [*range(200), *[200] * 100]),
         "label 2": lambda: with_column(table, "clicked", [2] + [0, 1] * 149 + [0]),
         "constant": lambda: with_column(table, "clicked", [1] * 300),
         "text label": lambda: with_column(table, "clicked", ["yes"] * 300),
@@ -153,7 +163,8 @@ def test_a_raw_table_that_breaks_the_contract_is_refused(
         "no key": lambda: table.drop_columns("user"),
     }[case]()
     write_raw(tmp_path / "raw", changed)
-    config = make_config(tmp_path)
+    by_time = case in ("one class", "no time", "no test rows")
+    config = make_config(tmp_path, *([f"split={TIME_SPLIT}"] if by_time else []))
     earlier = Path(config.features.path)
     earlier.mkdir(parents=True)
     (earlier / "manifest.json").write_text("earlier")
@@ -161,6 +172,49 @@ def test_a_raw_table_that_breaks_the_contract_is_refused(
         build_features(spark, config, overwrite=True)
     assert [path.name for path in earlier.parent.iterdir()] == ["v1"]
     assert (earlier / "manifest.json").read_text() == "earlier"
+
+
+def test_fields_without_any_value_are_built(spark: SparkSession, tmp_path: Path) -> None:
+    table = raw_table(300)
+    table = with_column(table, "device", pa.nulls(300, pa.string()))
+    table = with_column(table, "price", pa.nulls(300, pa.float64()))
+    table = with_column(table, "age", pa.nulls(300, pa.int32()))
+    table = with_column(table, "tags", pa.nulls(300, pa.list_(pa.string())))
+    write_raw(tmp_path / "raw", table)
+    manifest = build_features(spark, make_config(tmp_path), overwrite=False)
+    found = {field.name: field for field in manifest.fields}
+    assert {n: found[n].cardinality for n in ("device", "price", "age", "tags")} == {
+        "device": 2,
+        "price": 1,
+        "age": 3,
+        "tags": 2,
+    }
+    assert found["device"].missing_rate["train"] == 1.0
+    assert found["device"].oov_rate["train"] == 0.0
+
+
+def test_rows_that_share_their_keys_keep_their_place(spark: SparkSession, tmp_path: Path) -> None:
+    table = raw_table(400)
+    table = with_column(table, "user", ["u1", "u2"] * 200)
+    table = with_column(table, "item", [1, 2, 3, 4, 5] * 80)
+    written = []
+    for name, rows in (("a", table), ("b", table.take(np.arange(400)[::-1]))):
+        write_raw(tmp_path / name / "raw", rows, files=3)
+        config = make_config(tmp_path / name)
+        build_features(spark, config, overwrite=False)
+        written.append({split: read_split(config, split) for split in ("train", "valid", "test")})
+    assert written[0] == written[1]
+
+
+@pytest.mark.parametrize("expr", ["cast(user as int)", "sum(item)"])
+def test_an_expression_that_fails_ends_the_build(
+    spark: SparkSession, tmp_path: Path, expr: str
+) -> None:
+    write_raw(tmp_path / "raw", raw_table(100))
+    config = make_config(tmp_path, f"fields.1.expr={expr}")
+    with pytest.raises((DataError, PySparkException)):
+        build_features(spark, config, overwrite=False)
+    assert not list(tmp_path.glob("features/*"))
 
 
 def test_a_raw_path_that_is_not_there_is_named(spark: SparkSession, tmp_path: Path) -> None:

@@ -166,3 +166,6 @@ def test_a_time_split_cuts_at_the_given_values(spark: SparkSession) -> None:
     wrong = TimeSplit(kind="time", column="at", valid_from="soon", test_from="2024-01-03")
     with pytest.raises(DataError, match="'soon' cannot be read as timestamp"):
         split_column(raw, F.struct("at"), wrong)
+    number = TimeSplit(kind="time", column="day", valid_from=3, test_from=4)
+    with pytest.raises(DataError, match="3 cannot be read as date"):
+        split_column(raw.selectExpr("date(at) as day"), F.struct("day"), number)

@@ -24,8 +24,13 @@ ROOT = Path(__file__).parents[2]
         ("model.dropout=1.0", r"model.dropout: .*less than 1, found 1.0"),
         ("model.name=fancy", r"model.name: .*'nfm', found 'fancy'"),
         ("fields.0.kind=text", r"fields.0: .*'text'"),
-        ("fields.1.name=user", r"fields: 'user' is defined twice"),
+        ("fields.1.name=user", r"fields: 'user' is named twice"),
         ("fields.1.name=label", r"'label' is reserved"),
+        ("fields.1.name=User", r"fields: 'user' is named twice"),
+        ("fields.1.name=Label", r"'Label' is reserved"),
+        ("keys=[user, User]", r"keys: 'user' is named twice"),
+        ("keys=[DS]", r"keys: 'ds' is a column of the scores"),
+        ("train.batch_size=1", r"less than one row for each of 2 workers"),
         ("fields.1.expr=1", r"fields.1.*expr"),
         ("split.valid=0.9", r"split.*no rows would be left to train on"),
         ("task=regression", r"a regression is judged by 'rmse'"),
@@ -62,11 +67,24 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         load_config(str(tmp_path / "no.yaml"))
 
 
+@pytest.mark.parametrize("url", ["nosuch://bucket/c.yaml", "/dev/null/c.yaml"])
+def test_a_path_that_cannot_be_opened_is_named(url: str) -> None:
+    with pytest.raises(ConfigError, match=f"config file '{url}'"):
+        load_config(url)
+
+
 def test_text_that_is_no_yaml_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text("a: [1, 2")
     with pytest.raises(ConfigError, match="not valid YAML"):
         load_config(str(path))
+
+
+def test_the_readmes_example_is_valid(tmp_path: Path) -> None:
+    example = (ROOT / "README.md").read_text().split("```yaml\n")[1].split("```")[0]
+    path = tmp_path / "clicks.yaml"
+    path.write_text(example)
+    assert load_config(str(path)).name == "clicks"
 
 
 def test_the_resolved_config_reads_back_equal(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import pytest
 
 from conf.errors import DataError
 from conf.manifest import Manifest, SourceSpec, SplitSpec, read_manifest, write_manifest
+from conf.schema import LabelConfig
 from tests.unit.test_batch import field
 
 
@@ -15,6 +16,7 @@ def manifest() -> Manifest:
         name="m",
         task="binary",
         keys=["k"],
+        label=LabelConfig(column="clicked"),
         fields=[field("a", "categorical", 3, 0)],
         num_features=3,
         splits={"train": split, "valid": split, "test": split},

@@ -28,6 +28,10 @@ def test_auc_of_one_class_is_no_number() -> None:
     assert math.isnan(auc(np.array([1.0, 2.0]), np.array([1.0, 1.0])))
 
 
+def test_auc_of_a_diverged_model_is_no_number() -> None:
+    assert math.isnan(auc(np.array([math.nan, 2.0]), np.array([1.0, 0.0])))
+
+
 def test_metrics_survive_extreme_logits() -> None:
     found = binary_metrics(np.array([1e4, -1e4]), np.array([1.0, 0.0]))
     assert (found["logloss"], found["rmse"], found["auc"]) == (0.0, 0.0, 1.0)

@@ -1,10 +1,12 @@
 """Both layouts of MovieLens-100K, in miniature, give the same tables."""
 
+from hashlib import sha256
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from benchmarks import movielens100k
 from benchmarks.movielens100k import CANDIDATE_USERS, GENRES, join, read_copy
 
 RECBOLE = {
@@ -36,7 +38,9 @@ def tables(folder: Path, files: dict[str, str]) -> tuple[pd.DataFrame, pd.DataFr
     return join(*read_copy(folder))
 
 
-def test_both_layouts_give_the_same_tables(tmp_path: Path) -> None:
+def test_both_layouts_give_the_same_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sums = {name: sha256(text.encode()).hexdigest() for name, text in RECBOLE.items()}
+    monkeypatch.setattr(movielens100k, "SHA256", sums)
     recbole, grouplens = tables(tmp_path / "r", RECBOLE), tables(tmp_path / "g", GROUPLENS)
     for ours, theirs in zip(recbole, grouplens, strict=True):
         columns = sorted(ours.columns)
@@ -48,6 +52,11 @@ def test_both_layouts_give_the_same_tables(tmp_path: Path) -> None:
     assert str(ratings["timestamp"][0]) == "1997-12-04 15:55:49+00:00"
     assert candidates[["user_id", "item_id"]].to_numpy().tolist() == [["1", "20"]]
     assert CANDIDATE_USERS == 100
+
+
+def test_a_changed_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"ml-100k.inter has sha256 .*: not used"):
+        tables(tmp_path / "r", RECBOLE)
 
 
 def test_a_folder_without_the_files_is_refused(tmp_path: Path) -> None:

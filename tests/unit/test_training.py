@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from conf.errors import ConfigError, DataError
+from conf.errors import ConfigError, DataError, RunError
+from conf.manifest import write_manifest
 from nfm.bundle import load_bundle, new_model_id, resolve_bundle, write_bundle
 from nfm.checkpoint import (
     Position,
@@ -67,6 +68,7 @@ def bundle(tmp_path: Path) -> tuple[Path, TrainStep]:
     vocabulary = Path(config.features.path) / "vocabulary"
     vocabulary.mkdir(parents=True)
     (vocabulary / "part-0.parquet").write_bytes(b"copied as it is")
+    write_manifest(config.features.path, manifest())
     step = build_step(config, FEATURES, Alone())
     steps(step, 0, 2)
     path = tmp_path / "models" / new_model_id(config)
@@ -87,6 +89,17 @@ def test_a_bundle_predicts_what_the_trained_model_did(bundle: tuple[Path, TrainS
     assert (path / "vocabulary/part-0.parquet").read_bytes() == b"copied as it is"
 
 
+def test_features_built_anew_meanwhile_publish_nothing(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    Path(config.features.path, "vocabulary").mkdir(parents=True)
+    newer = manifest().model_copy(update={"created_at": "2026-02-02T00:00:00+00:00"})
+    write_manifest(config.features.path, newer)
+    weights = weights_of(tensors_of(build_step(config, FEATURES, Alone())))
+    with pytest.raises(RunError, match="was built anew"):
+        write_bundle(f"{tmp_path}/models/id", config, manifest(), weights, {})
+    assert list((tmp_path / "models").iterdir()) == []
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "config.yaml", "manifest.json"])
 @pytest.mark.parametrize("harm", ["cut", "removed"])
 def test_a_damaged_bundle_is_refused(bundle: tuple[Path, TrainStep], name: str, harm: str) -> None:
@@ -105,7 +118,7 @@ def test_latest_is_the_newest_and_a_wrong_name_is_refused(tmp_path: Path) -> Non
         (tmp_path / name / "manifest.json").write_text("{}")
     newest = f"{tmp_path}/20260102T000000-nfm-a"
     assert resolve_bundle(str(tmp_path), "latest") == newest
-    assert resolve_bundle("elsewhere", newest) == newest
+    assert resolve_bundle("elsewhere", f"{newest}/") == newest
     with pytest.raises(ConfigError, match="no bundle 'nope'"):
         resolve_bundle(str(tmp_path), "nope")
     with pytest.raises(ConfigError, match="no bundle in"):
