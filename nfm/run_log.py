@@ -43,8 +43,11 @@ class RunLog:
             file.write(json.dumps({"epoch": epoch, **metrics}) + "\n")
         for name, value in metrics.items():
             self._events.add_scalar(name, value, epoch)
-        rates = {name: value for name, value in metrics.items() if isinstance(value, float)}
-        shown = " ".join(f"{name} {value:.4g}" for name, value in rates.items())
+        shown = " ".join(
+            f"{name} {value:,.0f}" if value >= 100 else f"{name} {value:.4f}"
+            for name, value in metrics.items()
+            if isinstance(value, float)
+        )
         logger.info("epoch %d: %s", epoch, shown)
 
     def close(self) -> None:
