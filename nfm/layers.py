@@ -13,19 +13,16 @@ from nfm.collectives import Collectives
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
 
 
-class BiInteraction(nn.Module):
+def bi_interaction(xv_BSK: torch.Tensor) -> torch.Tensor:
     """Pool all pairwise products of a row's feature embeddings (He & Chua 2017, eq. 3-4).
 
-    Computes ``0.5 * ((sum_s x_s v_s)^2 - sum_s (x_s v_s)^2)`` in O(S*K).
+    Computes ``0.5 * ((sum_s x_s v_s)^2 - sum_s (x_s v_s)^2)`` in O(S*K): [B, S, K] to [B, K].
 
     Example:
-        >>> BiInteraction()(torch.tensor([[[1.0, 2.0], [3.0, 4.0]]]))
+        >>> bi_interaction(torch.tensor([[[1.0, 2.0], [3.0, 4.0]]]))
         tensor([[3., 8.]])
     """
-
-    def forward(self, xv_BSK: torch.Tensor) -> torch.Tensor:
-        """Pool embeddings times values [B, S, K] to [B, K]."""
-        return 0.5 * (xv_BSK.sum(dim=1).square() - xv_BSK.square().sum(dim=1))
+    return 0.5 * (xv_BSK.sum(dim=1).square() - xv_BSK.square().sum(dim=1))
 
 
 class BatchNorm(nn.Module):

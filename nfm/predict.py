@@ -15,6 +15,7 @@ from conf.manifest import FieldSpec, Manifest
 from conf.schema import SCORE
 from nfm.batch import Columns, assemble
 from nfm.bundle import Bundle, load_bundle
+from nfm.lookup import read_rows
 from nfm.metrics import METRICS, probability
 from nfm.stream import stream_batches
 
@@ -24,7 +25,7 @@ _BATCH_ROWS = 16_384
 def predict_logits(bundle: Bundle, ids_BS: torch.Tensor, x_BS: torch.Tensor) -> npt.NDArray[Any]:
     """Logits, or predicted values for a regression: float32 [B]."""
     with torch.inference_mode():
-        logits: npt.NDArray[Any] = bundle.model(bundle.table_VD[ids_BS], x_BS).numpy()
+        logits: npt.NDArray[Any] = bundle.model(*read_rows(bundle.table_VD, ids_BS, x_BS)).numpy()
     return logits
 
 

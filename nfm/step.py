@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from conf.schema import PenaltyConfig, TrainConfig
 from nfm.batch import Batch
 from nfm.collectives import Collectives
+from nfm.lookup import KernelLookup, Lookup, TorchLookup
 from nfm.models.nfm import NFM
 from nfm.table import EmbeddingTable
 
@@ -47,6 +48,9 @@ class TrainStep:
     ) -> None:
         self.model, self.table, self.workers = model, table, workers
         self.task, self.l1, self.l2 = task, config.l1, config.l2
+        self.l1_D = _per_column(config.l1, table.weight_VD)
+        self.l2_D = _per_column(config.l2, table.weight_VD)
+        self.lookup: Lookup = KernelLookup() if table.compiled else TorchLookup()
         self.dense = list(model.parameters())
         self.matrices = [p for p in self.dense if p.ndim > 1]
         rate = config.optimizer.learning_rate
@@ -70,19 +74,19 @@ class TrainStep:
             The summed loss of this worker's rows, penalties apart.
         """
         self.model.train()
-        ids_U, inverse_BS = torch.unique(batch.ids_BS, return_inverse=True)
-        rows_UD = self.table.weight_VD[ids_U].requires_grad_()
-        logits_B = self.model(rows_UD[inverse_BS], batch.x_BS)
-        loss = row_losses(self.task, logits_B, batch.label_B).sum()
-        counts_U = torch.zeros(len(ids_U), dtype=rows_UD.dtype)
-        counts_U.index_add_(0, inverse_BS.flatten(), (batch.x_BS != 0).to(rows_UD.dtype).flatten())
-        penalty = row_penalty(rows_UD, counts_U, self.l1, self.l2)
+        weight_VD = self.table.weight_VD
+        linear_B, pooled_BK = self.lookup.forward(weight_VD, batch)
+        loss = row_losses(self.task, self.model(linear_B, pooled_BK), batch.label_B).sum()
         self.optimizer.zero_grad()
-        ((loss + penalty) / all_rows).backward()
-        assert rows_UD.grad is not None
+        (loss / all_rows).backward()
+        assert linear_B.grad is not None
+        assert pooled_BK.grad is not None
+        ids_U, grad_UD = self.lookup.gradient(
+            weight_VD, linear_B.grad, pooled_BK.grad, self.l1_D / all_rows, self.l2_D / all_rows
+        )
         self._sum_dense_gradients()
         self.optimizer.step()
-        self.table.update(*self._sum_row_gradients(ids_U, rows_UD.grad))
+        self.table.update(*self._sum_row_gradients(ids_U, grad_UD))
         return float(loss.detach())
 
     def _sum_dense_gradients(self) -> None:
@@ -110,15 +114,8 @@ class TrainStep:
         return union_ids, summed.index_add_(0, inverse, all_grads)
 
 
-def row_penalty(
-    rows_UD: torch.Tensor, counts_U: torch.Tensor, l1: PenaltyConfig, l2: PenaltyConfig
-) -> torch.Tensor:
-    """The penalty of the rows' features, each as often as rows of the batch hold it."""
-    v_UK, w_U = rows_UD[:, :-1], rows_UD[:, -1]
-    per_feature_U = (
-        0.5 * l2.embedding * v_UK.square().sum(dim=1)
-        + 0.5 * l2.linear * w_U.square()
-        + l1.embedding * v_UK.abs().sum(dim=1)
-        + l1.linear * w_U.abs()
-    )
-    return (counts_U * per_feature_U).sum()
+def _per_column(strength: PenaltyConfig, like_VD: torch.Tensor) -> torch.Tensor:
+    """The strength of each column of the table: K times the factors', then the linear weight's."""
+    columns = torch.full_like(like_VD[0], strength.embedding)
+    columns[-1] = strength.linear
+    return columns

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 
 from conf.schema import OptimizerConfig
+from nfm import kernels
 
 
 class RowOptimizer(Protocol):
@@ -26,12 +27,19 @@ class RowAdagrad:
 
     EPS = 1e-10
 
-    def __init__(self, weight_VD: torch.Tensor, config: OptimizerConfig) -> None:
-        self.learning_rate = config.learning_rate
+    def __init__(self, weight_VD: torch.Tensor, config: OptimizerConfig, compiled: bool) -> None:
+        self.learning_rate, self.compiled = config.learning_rate, compiled
         self.state = {"sum": torch.full_like(weight_VD, config.initial_accumulator)}
 
     def update(self, weight_VD: torch.Tensor, ids_U: torch.Tensor, grad_UD: torch.Tensor) -> None:
         """Step the rows ``ids_U``, which are distinct, in place."""
+        if self.compiled:
+            of_type = weight_VD.numpy().dtype.type
+            kernels.adagrad_rows(
+                *(weight_VD.numpy(), self.state["sum"].numpy(), ids_U.numpy(), grad_UD.numpy()),
+                *(of_type(self.learning_rate), of_type(self.EPS)),
+            )
+            return
         sum_UD = self.state["sum"][ids_U].addcmul_(grad_UD, grad_UD)
         self.state["sum"][ids_U] = sum_UD
         weight_VD[ids_U] -= self.learning_rate * grad_UD / (sum_UD.sqrt_() + self.EPS)
@@ -46,8 +54,8 @@ class RowAdam:
 
     BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
 
-    def __init__(self, weight_VD: torch.Tensor, config: OptimizerConfig) -> None:
-        self.learning_rate = config.learning_rate
+    def __init__(self, weight_VD: torch.Tensor, config: OptimizerConfig, compiled: bool) -> None:
+        self.learning_rate, self.compiled = config.learning_rate, compiled
         self.state = {
             "step": torch.zeros((), dtype=torch.int64),
             "mean": torch.zeros_like(weight_VD),
@@ -58,13 +66,22 @@ class RowAdam:
         """Step the rows ``ids_U``, which are distinct, in place."""
         self.state["step"] += 1
         step = int(self.state["step"])
+        rate, correction2 = self.learning_rate / (1 - self.BETA1**step), 1 - self.BETA2**step
+        if self.compiled:
+            of_type = weight_VD.numpy().dtype.type
+            kernels.adam_rows(
+                *(weight_VD.numpy(), self.state["mean"].numpy(), self.state["square"].numpy()),
+                *(ids_U.numpy(), grad_UD.numpy(), of_type(rate)),
+                *map(of_type, (self.BETA1, self.BETA2, correction2, self.EPS)),
+            )
+            return
         mean_UD = self.state["mean"][ids_U].lerp_(grad_UD, 1 - self.BETA1)
         square_UD = self.state["square"][ids_U].mul_(self.BETA2)
         square_UD.addcmul_(grad_UD, grad_UD, value=1 - self.BETA2)
         self.state["mean"][ids_U] = mean_UD
         self.state["square"][ids_U] = square_UD
-        root_UD = (square_UD / (1 - self.BETA2**step)).sqrt_().add_(self.EPS)
-        weight_VD[ids_U] -= self.learning_rate / (1 - self.BETA1**step) * mean_UD / root_UD
+        root_UD = (square_UD / correction2).sqrt_().add_(self.EPS)
+        weight_VD[ids_U] -= rate * mean_UD / root_UD
 
 
 _OPTIMIZERS: dict[str, type[RowAdagrad] | type[RowAdam]] = {"adagrad": RowAdagrad, "adam": RowAdam}
@@ -80,6 +97,7 @@ class EmbeddingTable:
         optimizer: How its rows step.
         generator: Source of the initial factors.
         dtype: Of the table.
+        compiled: Whether compiled loops work on it (main memory only) or plain torch does.
     """
 
     def __init__(
@@ -90,11 +108,15 @@ class EmbeddingTable:
         std: float,
         optimizer: OptimizerConfig,
         generator: torch.Generator,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype,
+        compiled: bool,
     ) -> None:
+        self.compiled = compiled
         self.weight_VD = torch.zeros(num_features, embedding_dim + 1, dtype=dtype)
         self.weight_VD[:, :-1].normal_(std=std, generator=generator)
-        self.optimizer: RowOptimizer = _OPTIMIZERS[optimizer.name](self.weight_VD, optimizer)
+        self.optimizer: RowOptimizer = _OPTIMIZERS[optimizer.name](
+            self.weight_VD, optimizer, compiled
+        )
 
     def update(self, ids_U: torch.Tensor, grad_UD: torch.Tensor) -> None:
         """Step the rows of these distinct ids, in place."""

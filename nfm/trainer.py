@@ -16,6 +16,7 @@ from nfm.batch import Batch, num_slots
 from nfm.checkpoint import Position, tensors_of, weights_of, write_checkpoint
 from nfm.collectives import Collectives
 from nfm.epoch_plan import plan_epoch
+from nfm.lookup import read_rows
 from nfm.metrics import HIGHER_IS_BETTER, METRICS
 from nfm.models import build_model
 from nfm.run_log import RunLog
@@ -49,9 +50,19 @@ def build_step(
     config: Config,
     num_features: int,
     workers: Collectives,
+    *,
     dtype: torch.dtype = torch.float32,
+    compiled: bool = True,
 ) -> TrainStep:
-    """The model, table and optimisers at step 0: the same on every worker, by the seed."""
+    """The model, table and optimisers at step 0: the same on every worker, by the seed.
+
+    Args:
+        config: The run.
+        num_features: Size of the one-hot space.
+        workers: Who trains together.
+        dtype: Of all weights; float64 proves equalities.
+        compiled: Whether the table's loops are compiled (CPU) or plain torch.
+    """
     torch.manual_seed(config.train.seed)
     model = build_model(config.model, workers).to(dtype)
     table = EmbeddingTable(
@@ -61,6 +72,7 @@ def build_step(
         optimizer=config.train.optimizer,
         generator=torch.Generator().manual_seed(config.train.seed),
         dtype=dtype,
+        compiled=compiled,
     )
     return TrainStep(model, table, workers, config.task, config.train)
 
@@ -171,8 +183,8 @@ class Trainer:
         self.step.model.eval()
         with torch.no_grad():
             for batch in batches:
-                rows_BSD = self.step.table.weight_VD[batch.ids_BS]
-                logits.append(self.step.model(rows_BSD, batch.x_BS))
+                read = read_rows(self.step.table.weight_VD, batch.ids_BS, batch.x_BS)
+                logits.append(self.step.model(*read))
                 labels.append(batch.label_B)
         gathered = [
             self.workers.gather(torch.cat(part), f"valid.{name}").double().numpy()

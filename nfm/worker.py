@@ -10,6 +10,7 @@ import os
 import sys
 from pathlib import Path
 
+import numba
 import torch
 
 from conf import storage
@@ -50,7 +51,9 @@ def _train(run: Path, config: Config) -> None:
         format=f"%(asctime)s %(levelname)s rank {workers.rank}: %(message)s",
     )
     cores = len(os.sched_getaffinity(0))
-    torch.set_num_threads(config.train.threads_per_worker or max(1, cores // workers.local_size))
+    threads = config.train.threads_per_worker or max(1, cores // workers.local_size)
+    torch.set_num_threads(threads)
+    numba.set_num_threads(min(threads, numba.get_num_threads()))
     log = RunLog(run) if workers.rank == 0 else None
     manifest = read_manifest(str(run))
     result = Trainer(config, manifest, workers, str(run / CHECKPOINTS), log).fit()

@@ -1,6 +1,6 @@
 """Neural Factorization Machine (He & Chua, SIGIR 2017).
 
-Shapes: B = rows of a batch, S = slots, K = embedding dimension.
+Shapes: B = rows of a batch, K = embedding dimension.
 """
 
 import torch
@@ -8,7 +8,7 @@ from torch import nn
 
 from conf.schema import ModelConfig
 from nfm.collectives import Collectives
-from nfm.layers import BatchNorm, BiInteraction, HiddenLayer
+from nfm.layers import BatchNorm, HiddenLayer
 
 
 class NFM(nn.Module):
@@ -31,8 +31,8 @@ class NFM(nn.Module):
             return BatchNorm(width, name=name, workers=workers, momentum=momentum)
 
         self.bias = nn.Parameter(torch.zeros(1))
-        self.pool = nn.Sequential(
-            BiInteraction(), norm(config.embedding_dim, "norm.pool"), nn.Dropout(config.bi_dropout)
+        self.pooled = nn.Sequential(
+            norm(config.embedding_dim, "norm.pooled"), nn.Dropout(config.bi_dropout)
         )
         widths = [config.embedding_dim, *config.hidden]
         self.hidden = nn.Sequential(
@@ -49,17 +49,15 @@ class NFM(nn.Module):
         self.prediction = nn.Linear(widths[-1], 1, bias=False)
         nn.init.xavier_normal_(self.prediction.weight)
 
-    def forward(self, rows_BSD: torch.Tensor, x_BS: torch.Tensor) -> torch.Tensor:
-        """Predict.
+    def forward(self, linear_B: torch.Tensor, pooled_BK: torch.Tensor) -> torch.Tensor:
+        """Predict from what ``nfm.lookup`` reads of the table.
 
         Args:
-            rows_BSD: The features' rows [v_i | w_i] of the table, D = K + 1.
-            x_BS: The features' values; 0 where a slot is empty.
+            linear_B: sum_i w_i x_i.
+            pooled_BK: Bi-Interaction of the x_i v_i.
 
         Returns:
             Logits (or predicted values) [B].
         """
-        xrows_BSD = rows_BSD * x_BS.unsqueeze(-1)
-        linear_B = xrows_BSD[..., -1].sum(dim=1)
-        deep_B1: torch.Tensor = self.prediction(self.hidden(self.pool(xrows_BSD[..., :-1])))
+        deep_B1: torch.Tensor = self.prediction(self.hidden(self.pooled(pooled_BK)))
         return self.bias + linear_B + deep_B1.squeeze(-1)

@@ -50,7 +50,7 @@ def run_case(case: Case, workers: Collectives, root: Path) -> dict[str, torch.Te
     """Take the case's steps: each rank its own rows, a worker that is alone all of them."""
     root.mkdir(parents=True)
     config = make_config(root, "model.dropout=0.0", *case.overrides)
-    step = build_step(config, NUM_FEATURES, workers, torch.float64)
+    step = build_step(config, NUM_FEATURES, workers, dtype=torch.float64)
     generator = torch.Generator().manual_seed(11)
     losses = []
     for per_rank in case.rows:

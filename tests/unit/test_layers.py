@@ -5,14 +5,14 @@ import torch
 from torch import nn
 
 from nfm.collectives import Alone
-from nfm.layers import BatchNorm, BiInteraction
+from nfm.layers import BatchNorm, bi_interaction
 
 
 def test_bi_interaction_is_the_sum_of_all_pairwise_products() -> None:
     xv = torch.randn(5, 7, 3, dtype=torch.float64)
     pairs = itertools.combinations(range(7), 2)
     expected = sum(xv[:, i] * xv[:, j] for i, j in pairs)
-    torch.testing.assert_close(BiInteraction()(xv), expected)
+    torch.testing.assert_close(bi_interaction(xv), expected)
 
 
 def test_batch_norm_equals_torchs_in_training_and_after() -> None:

@@ -6,6 +6,7 @@ import torch
 
 from conf.schema import ModelConfig
 from nfm.collectives import Alone
+from nfm.lookup import read_rows
 from nfm.models import build_model
 from nfm.models.nfm import NFM
 
@@ -33,6 +34,11 @@ def naive_nfm(model: NFM, rows: torch.Tensor, x: torch.Tensor) -> list[float]:
     return predictions
 
 
+def read(rows: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the model reads of a table that holds just these rows."""
+    return read_rows(rows.flatten(end_dim=1), torch.arange(x.numel()).view_as(x), x)
+
+
 def check(hidden: list[int]) -> None:
     torch.manual_seed(0)
     config = ModelConfig(embedding_dim=4, hidden=hidden, batch_norm=False)
@@ -43,7 +49,7 @@ def check(hidden: list[int]) -> None:
     x = torch.rand(6, 5, dtype=torch.float64)
     x[2, 3] = 0.0  # an empty slot
     expected = torch.tensor(naive_nfm(model, rows, x), dtype=torch.float64)
-    torch.testing.assert_close(model(rows, x), expected)
+    torch.testing.assert_close(model(*read(rows, x)), expected)
 
 
 def test_nfm_without_hidden_layers() -> None:
@@ -58,7 +64,7 @@ def test_nfm_with_one_and_with_three_hidden_layers() -> None:
 def test_dropout_and_batch_norm_work_in_training_only() -> None:
     config = ModelConfig(embedding_dim=4, hidden=[8], bi_dropout=0.5, dropout=0.5)
     model = build_model(config, Alone())
-    rows, x = torch.randn(64, 5, 5), torch.ones(64, 5)
-    assert not torch.equal(model(rows, x), model(rows, x))
+    inputs = read(torch.randn(64, 5, 5), torch.ones(64, 5))
+    assert not torch.equal(model(*inputs), model(*inputs))
     model.eval()
-    torch.testing.assert_close(model(rows, x)[:1], model(rows[:1], x[:1]))
+    torch.testing.assert_close(model(*inputs)[:1], model(inputs[0][:1], inputs[1][:1]))

@@ -2,12 +2,17 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from nfm.batch import Batch
 from nfm.collectives import Alone
+from nfm.kernels import group_ids
+from nfm.lookup import KernelLookup, Lookup, TorchLookup, read_rows
 from nfm.trainer import build_step
 from tests.data import make_config
 
@@ -30,8 +35,9 @@ def random_batch(
 
 @pytest.mark.parametrize("optimizer", ["adagrad", "adam"])
 @pytest.mark.parametrize("task", ["binary", "regression"])
+@pytest.mark.parametrize("compiled", [True, False])
 def test_step_equals_plain_torch_on_the_whole_table(
-    tmp_path: Path, optimizer: str, task: str
+    tmp_path: Path, optimizer: str, task: str, compiled: bool
 ) -> None:
     config = make_config(
         tmp_path,
@@ -43,8 +49,8 @@ def test_step_equals_plain_torch_on_the_whole_table(
         "train.early_stopping.metric=rmse",
         f"task={task}",
     )
-    ours = build_step(config, NUM_FEATURES, Alone(), torch.float64)
-    plain = build_step(config, NUM_FEATURES, Alone(), torch.float64)
+    ours = build_step(config, NUM_FEATURES, Alone(), dtype=torch.float64, compiled=compiled)
+    plain = build_step(config, NUM_FEATURES, Alone(), dtype=torch.float64)
     table = plain.table.weight_VD.clone().requires_grad_()
     parameters = [table, *plain.model.parameters()]
     if optimizer == "adagrad":
@@ -58,7 +64,7 @@ def test_step_equals_plain_torch_on_the_whole_table(
         batch = random_batch(generator)
         loss = ours(batch, ROWS)
         rule.zero_grad()
-        logits = plain.model(table[batch.ids_BS], batch.x_BS)
+        logits = plain.model(*read_rows(table, batch.ids_BS, batch.x_BS))
         if task == "binary":
             data = F.binary_cross_entropy_with_logits(logits, batch.label_B)
         else:
@@ -81,10 +87,42 @@ def test_step_equals_plain_torch_on_the_whole_table(
 
 
 @pytest.mark.parametrize("optimizer", ["adagrad", "adam"])
-def test_step_leaves_untouched_rows_alone(tmp_path: Path, optimizer: str) -> None:
+@pytest.mark.parametrize("compiled", [True, False])
+def test_step_leaves_untouched_rows_alone(tmp_path: Path, optimizer: str, compiled: bool) -> None:
     config = make_config(tmp_path, f"train.optimizer.name={optimizer}")
-    step = build_step(config, NUM_FEATURES + 5, Alone(), torch.float64)
+    step = build_step(config, NUM_FEATURES + 5, Alone(), dtype=torch.float64, compiled=compiled)
     before = step.table.weight_VD.clone()
     step(random_batch(torch.Generator().manual_seed(1)), ROWS)
     assert torch.equal(step.table.weight_VD[NUM_FEATURES:], before[NUM_FEATURES:])
     assert not torch.any(step.table.weight_VD[:NUM_FEATURES] == before[:NUM_FEATURES])
+
+
+@pytest.mark.parametrize("lookup", [KernelLookup(), TorchLookup()])
+def test_the_gradient_of_a_lookup_by_autograd(lookup: Lookup) -> None:
+    generator = torch.Generator().manual_seed(3)
+    table = torch.randn(NUM_FEATURES + 3, 6, dtype=torch.float64, generator=generator)
+    batch = random_batch(generator)
+    leaf = table.clone().requires_grad_()
+    expected = read_rows(leaf, batch.ids_BS, batch.x_BS)
+    found = lookup.forward(table, batch)
+    torch.testing.assert_close(found, expected)
+    weights = [torch.randn_like(part) for part in expected]
+    sum((part * weight).sum() for part, weight in zip(expected, weights, strict=True)).backward()
+    zero = torch.zeros(6, dtype=torch.float64)
+    ids, rows = lookup.gradient(table, weights[0], weights[1], zero, zero)
+    assert sorted(ids.tolist()) == list(range(NUM_FEATURES))
+    torch.testing.assert_close(torch.zeros_like(table).index_add(0, ids, rows), leaf.grad)
+
+
+@settings(deadline=None)  # the first call compiles
+@given(st.lists(st.integers(0, 2**40), max_size=200))
+def test_group_ids_against_a_dictionary(ids: list[int]) -> None:
+    expected: dict[int, list[int]] = {}
+    for position, value in enumerate(ids):
+        expected.setdefault(value, []).append(position)
+    distinct, start, positions = group_ids(np.array(ids, dtype=np.int64))
+    found = {
+        int(value): positions[start[u] : start[u + 1]].tolist() for u, value in enumerate(distinct)
+    }
+    assert found == expected
+    assert list(found) == list(expected)

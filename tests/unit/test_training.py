@@ -17,6 +17,7 @@ from nfm.checkpoint import (
     write_checkpoint,
 )
 from nfm.collectives import Alone
+from nfm.lookup import read_rows
 from nfm.predict import predict_logits
 from nfm.step import TrainStep
 from nfm.trainer import build_step
@@ -40,13 +41,13 @@ def test_a_restored_checkpoint_goes_on_as_if_nothing_happened(
     config = make_config(
         tmp_path, f"train.optimizer.name={optimizer}", "model.dropout=0.0", "train.seed=4"
     )
-    through = build_step(config, FEATURES, Alone(), torch.float64)
+    through = build_step(config, FEATURES, Alone(), dtype=torch.float64)
     steps(through, 0, 3)
     write_checkpoint(str(tmp_path / "c"), tensors_of(through), Position(0, 0, {"auc": 0.5}))
     steps(through, 1, 3)
 
     tensors, position = read_checkpoint(str(tmp_path / "c"), 0)
-    resumed = build_step(config, FEATURES, Alone(), torch.float64)
+    resumed = build_step(config, FEATURES, Alone(), dtype=torch.float64)
     restore(resumed, tensors)
     steps(resumed, 1, 3)
     assert position == Position(0, 0, {"auc": 0.5})
@@ -81,7 +82,7 @@ def test_a_bundle_predicts_what_the_trained_model_did(bundle: tuple[Path, TrainS
     batch = random_batch(torch.Generator().manual_seed(9), FEATURES, torch.float32)
     step.model.eval()
     with torch.no_grad():
-        expected = step.model(step.table.weight_VD[batch.ids_BS], batch.x_BS)
+        expected = step.model(*read_rows(step.table.weight_VD, batch.ids_BS, batch.x_BS))
     found = predict_logits(load_bundle(str(path)), batch.ids_BS, batch.x_BS)
     assert found.tolist() == expected.tolist()
     names = {"model.safetensors", "config.yaml", "metrics.json", "README.md", "vocabulary"}
