@@ -8,7 +8,7 @@ from torch import nn
 
 from conf.schema import ModelConfig
 from nfm.collectives import Collectives
-from nfm.layers import BatchNorm, HiddenLayer
+from nfm.layers import BatchNorm, Dropout, HiddenLayer
 
 
 class NFM(nn.Module):
@@ -32,7 +32,7 @@ class NFM(nn.Module):
 
         self.bias = nn.Parameter(torch.zeros(1))
         self.pooled = nn.Sequential(
-            norm(config.embedding_dim, "norm.pooled"), nn.Dropout(config.bi_dropout)
+            norm(config.embedding_dim, "norm.pooled"), Dropout(config.bi_dropout)
         )
         widths = [config.embedding_dim, *config.hidden]
         self.hidden = nn.Sequential(
