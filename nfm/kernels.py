@@ -117,6 +117,7 @@ def pool_gradient(
     factors, slots = width - 1, x_BS.shape[1]
     x_N = x_BS.reshape(-1)
     grad_sum_BK = grad_pooled_BK * sum_BK
+    penalised = np.any(l1_D != 0) or np.any(l2_D != 0)
     for chunk in prange(_CHUNKS):
         squares = np.empty(factors, weight_VD.dtype)
         for u in range(chunk * distinct // _CHUNKS, (chunk + 1) * distinct // _CHUNKS):
@@ -137,8 +138,9 @@ def pool_gradient(
                 grad[factors] += x * grad_linear_B[b]
             for k in range(factors):
                 grad[k] -= row[k] * squares[k]
-            for d in range(width):
-                grad[d] += count * (l2_D[d] * row[d] + l1_D[d] * np.sign(row[d]))
+            if penalised:  # else it would cost as much as all the rest
+                for d in range(width):
+                    grad[d] += count * (l2_D[d] * row[d] + l1_D[d] * np.sign(row[d]))
 
 
 @njit(parallel=True, fastmath=_FAST, cache=True)

@@ -84,6 +84,10 @@ class TorchLookup:
 class KernelLookup:
     """The compiled loops of ``nfm.kernels``, for a table in main memory."""
 
+    def __init__(self) -> None:
+        # Kept from step to step: fresh pages cost more than the sums written to them.
+        self.buffer_UD = np.empty((0, 0))
+
     def forward(self, weight_VD: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Linear part [B] and Bi-Interaction [B, K]; both ask autograd for their gradient."""
         self.ids_BS, self.x_BS = batch.ids_BS.numpy(), batch.x_BS.numpy()
@@ -105,7 +109,10 @@ class KernelLookup:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The distinct ids [U] and the gradient of their rows [U, D]."""
         ids_U, start, positions_N = kernels.group_ids(self.ids_BS.reshape(-1))
-        grad_UD = np.empty((len(ids_U), weight_VD.shape[1]), self.sum_BK.dtype)
+        shape = len(ids_U), weight_VD.shape[1]
+        if len(self.buffer_UD) < len(ids_U):
+            self.buffer_UD = np.empty(shape, self.sum_BK.dtype)
+        grad_UD = self.buffer_UD[: len(ids_U)]
         kernels.pool_gradient(
             *(weight_VD.numpy(), ids_U, start, positions_N, self.x_BS, self.sum_BK),
             *(grad_pooled_BK.contiguous().numpy(), grad_linear_B.contiguous().numpy()),
