@@ -108,16 +108,19 @@ def _relay(stream: IO[str], log: IO[str]) -> None:
 
 def _show_progress(process: "subprocess.Popen[str]", run: Path, epochs: int) -> None:
     """Wait for the end; on a terminal, draw a bar over the steps of the current epoch."""
-    bar = tqdm(unit="step", disable=not sys.stderr.isatty(), leave=False)
+    bar = tqdm(unit="step", disable=not sys.stderr.isatty(), leave=False, delay=_POLL_S)
+    shown = None
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_POLL_S)
             break
         with contextlib.suppress(FileNotFoundError):
             now = json.loads((run / PROGRESS).read_text())
-            bar.set_description(f"epoch {now['epoch'] + 1}/{epochs}", refresh=False)
-            bar.total, bar.n = now["steps"], now["step"]
-            bar.refresh()
+            if now["epoch"] != shown:  # the rate is that of the epoch alone
+                shown = now["epoch"]
+                bar.reset(total=now["steps"])
+                bar.set_description(f"epoch {shown + 1}/{epochs}", refresh=False)
+            bar.update(now["step"] - bar.n)
     bar.close()
 
 

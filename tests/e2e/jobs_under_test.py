@@ -43,12 +43,14 @@ class JobCaller:
         return Outcome(code, out, err)
 
 
-def start_job(name: str, *arguments: str) -> "subprocess.Popen[str]":
+def start_job(
+    name: str, *arguments: str, stderr: int = subprocess.STDOUT
+) -> "subprocess.Popen[str]":
     """Start a job as a process of its own."""
     return subprocess.Popen(
         [sys.executable, "-m", f"jobs.{name}", *arguments],
         cwd=ROOT,
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stderr=stderr,
         text=True,
     )

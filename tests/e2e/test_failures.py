@@ -1,6 +1,13 @@
-"""A worker that dies, Ctrl-C, SIGTERM, kill -9: the right exit code, no bundle, no orphan."""
+"""A terminal's progress bar; and workers or jobs that are cut short: code, no bundle, no orphan."""
 
+import contextlib
+import fcntl
+import os
+import pty
+import re
 import signal
+import struct
+import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -89,3 +96,23 @@ def test_a_build_that_is_cut_short(root: Path, event: str, code: int) -> None:
     after = {path: path.read_bytes() for path in features.rglob("*") if path.is_file()}
     assert after == before
     assert [path.name for path in features.iterdir()] == ["v1"]
+
+
+def test_a_terminal_shows_the_progress_of_an_epoch(root: Path, tmp_path: Path) -> None:
+    where = [f"train.path={tmp_path}/models", f"train.work_path={tmp_path}/work"]
+    # Steps of few rows, so that an epoch takes longer than the bar's interval.
+    changed = [*where, "train.epochs=2", "train.batch_size=2"]
+    sets = [part for item in changed for part in ("--set", item)]
+    terminal, inside = pty.openpty()
+    fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+    job = start_job("train", "--config", str(write_config(root)), *sets, stderr=inside)
+    os.close(inside)
+    seen = b""
+    with contextlib.suppress(OSError):  # Linux ends a terminal that nobody writes to with EIO
+        while piece := os.read(terminal, 4096):
+            seen += piece
+    os.close(terminal)
+    output, _ = job.communicate(timeout=TIMEOUT_S)
+    assert job.returncode == 0, output
+    assert re.search(rb"epoch 1/2: +\d+%.*\d+/\d+ \[", seen), seen
+    assert re.search(rb"epoch 2/2: +\d+%", seen), seen
