@@ -15,6 +15,7 @@ from conf.manifest import FieldSpec, Manifest
 from conf.schema import SCORE
 from nfm.batch import Columns, assemble
 from nfm.bundle import Bundle, load_bundle
+from nfm.epoch_plan import Block
 from nfm.lookup import read_rows
 from nfm.metrics import METRICS, probability
 from nfm.stream import stream_batches
@@ -71,9 +72,11 @@ def evaluate_split(
         DataError: The features were encoded with another vocabulary than the bundle's.
     """
     check_vocabulary(bundle, manifest, features)
-    paths = [f"{features}/{file.path}" for file in manifest.splits[split].files]
+    files = manifest.splits[split].files
+    paths = [f"{features}/{file.path}" for file in files]
+    blocks = [Block((index,), file.rows, entropy=None) for index, file in enumerate(files)]
     logits, labels = [], []
-    for batch in stream_batches(paths, manifest.fields, batch_rows=_BATCH_ROWS):
+    for batch in stream_batches(blocks, paths, manifest.fields, batch_rows=_BATCH_ROWS):
         logits.append(predict_logits(bundle, batch.ids_BS, batch.x_BS))
         labels.append(batch.label_B.numpy())
     return METRICS[manifest.task](

@@ -1,22 +1,37 @@
 """The stream of batches out of Parquet. The one module that knows Petastorm.
 
-Petastorm reads whole row groups in its own threads while a step computes; rows are laid out,
-shuffled and cut into batches here, because its loaders handle each column of each row apart
-(20 to 100 times slower).
+Three stages, each in threads of its own, so that a step waits for none of them: Petastorm reads
+and decodes row groups; ``_packed_blocks`` lays the rows of a block side by side; ``nfm.cut`` takes
+them out in their shuffled order, as matrices. Petastorm's own loaders handle each column of
+each row apart, 20 to 100 times slower.
+
+In memory at any time: the block that batches are cut from; the next one, and as much of it again
+on its way from Petastorm; and a few batches.
 """
 
 import contextlib
-import io
+import itertools
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+from fsspec.implementations.local import LocalFileSystem
+from pyarrow import filesystem as legacy
 
 from conf import storage
+from conf.errors import DataError
 from conf.manifest import FieldSpec
 from conf.schema import LABEL
-from nfm.batch import Batch, FloatArray, IntArray, assemble, label_of, to_batch
+from nfm.ahead import run_ahead
+from nfm.batch import Batch
+from nfm.cut import PackedBlock, cut_batches
+from nfm.encoded import REBUILD, columns_of, explain
+from nfm.epoch_plan import Block
+from nfm.file_cache import FileCache, read_bytes
+from nfm.layout import Layout
 
 # It warns of pyarrow's legacy classes at every use, in its own threads, and explains at INFO that
 # plain Parquet holds no Petastorm metadata.
@@ -24,86 +39,144 @@ warnings.filterwarnings("ignore", category=FutureWarning, module=r"petastorm\b")
 logging.getLogger("petastorm").setLevel(logging.WARNING)
 
 from petastorm import make_batch_reader  # noqa: E402
+from petastorm.workers_pool import EmptyResultError  # noqa: E402
 
-Rows = tuple[IntArray, FloatArray, FloatArray]
-
-_READER_THREADS = 2
+# Enough to span the moment between two blocks.
+_BATCHES_AHEAD = 4
 
 
 def stream_batches(
+    blocks: Sequence[Block],
     paths: Sequence[str],
     fields: Sequence[FieldSpec],
     *,
     batch_rows: int,
-    shuffle_rows: int = 0,
-    rng: np.random.Generator | None = None,
-) -> Iterator[Batch]:
-    """Read files in the given order, each once, and cut their rows into batches.
+    group: bool = False,
+    cache: FileCache | None = None,
+) -> Generator[Batch, None, None]:
+    """Read blocks in the given order, each once, and cut their rows into batches.
+
+    Close it to end its threads; a loop that runs to its end, or an error in it, does so too.
 
     Args:
-        paths: Parquet files, each of one row group.
+        blocks: What to read (see ``nfm.epoch_plan``).
+        paths: All files of the split, each of one row group; blocks hold indices into them.
         fields: The manifest's fields.
         batch_rows: Rows of every batch but the last.
-        shuffle_rows: With ``rng``: rows gathered, over row groups, before they are shuffled.
-        rng: Source of the shuffle; None keeps the order of the files.
+        group: Whether to find the distinct ids of each batch ahead of its use.
+        cache: Where copies of the files are kept.
 
     Yields:
         Batches that hold all rows, in an order that depends on the arguments alone.
+
+    Raises:
+        DataError: A file is missing or damaged, or holds other columns or rows than planned.
+        RunError: A store could not be read.
     """
-    held: list[Rows] = []
-    for block in _row_groups(paths, fields):
-        held.append(block)
-        if sum(len(label) for _, _, label in held) >= max(shuffle_rows, batch_rows):
-            whole, rest = _cut(_gather(held, rng), batch_rows)
-            yield from whole
-            held = [rest]
-    if held:
-        whole, (ids, x, label) = _cut(_gather(held, rng), batch_rows)
-        yield from whole
-        if len(label):
-            yield to_batch(ids, x, label)
+    layout = Layout(fields)
+    packed = run_ahead(_packed_blocks(blocks, paths, layout, cache), 1, "stream-blocks")
+    rows = sum(block.rows_left for block in blocks)
+    batches = cut_batches(packed, layout, batch_rows=batch_rows, rows=rows, group=group)
+    return run_ahead(batches, _BATCHES_AHEAD, "stream-batches")
 
 
-def _row_groups(paths: Sequence[str], fields: Sequence[FieldSpec]) -> Iterator[Rows]:
-    if not paths:
-        return
-    urls = [_url(path) for path in paths]
-    columns = [field.name for field in fields] + [LABEL]
-    reader = make_batch_reader(
-        urls,
-        schema_fields=[f"^{name}$" for name in columns],
-        reader_pool_type="thread",
-        workers_count=_READER_THREADS,
-        shuffle_row_groups=False,
-        num_epochs=1,
-    )
+def _packed_blocks(
+    blocks: Sequence[Block], paths: Sequence[str], layout: Layout, cache: FileCache | None
+) -> Generator[PackedBlock, None, None]:
+    for block in blocks:
+        yield _pack(block, [paths[index] for index in block.files], layout, cache)
+
+
+def _pack(block: Block, files: list[str], layout: Layout, cache: FileCache | None) -> PackedBlock:
+    rows_RS, ends = layout.empty(block.rows), [0]
+    with contextlib.closing(_row_groups(_BlockFiles(files, cache), layout)) as row_groups:
+        for table in row_groups:
+            start, end = ends[-1], ends[-1] + len(table)
+            if len(ends) <= len(files) and end <= block.rows:
+                columns = columns_of(table, layout.fields, files[len(ends) - 1])
+                layout.pack(columns, rows_RS[start:end])
+            ends.append(end)
+    if len(ends) - 1 != len(files) or ends[-1] != block.rows:
+        raise DataError(
+            f"{', '.join(files)}: {ends[-1]} rows in {len(ends) - 1} row groups, where the "
+            f"manifest counts {block.rows} in {len(files)}; {REBUILD}"
+        )
+    if block.entropy is None:
+        order = np.arange(block.rows)
+    else:
+        order = np.random.default_rng(block.entropy).permutation(block.rows)
+    return PackedBlock(rows_RS, order[block.skip :], files, np.array(ends[1:]))
+
+
+def _row_groups(files: "_BlockFiles", layout: Layout) -> Generator[pa.Table, None, None]:
+    """The row groups of some files, in order.
+
+    One reader for each block, so that what waits inside Petastorm is bounded by the block, whatever
+    the size of its queues, and an epoch can begin before all its files are looked at. One thread
+    (pyarrow decodes the columns of a row group in parallel): of two, the faster one may come first.
+    """
     try:
-        for group in reader:
-            found = group._asdict()
-            yield *assemble(found, fields), label_of(found)
-    finally:
-        reader.stop()
-        with contextlib.redirect_stdout(io.StringIO()):  # "Cache cleanup complete."
+        reader = make_batch_reader(
+            files.urls,
+            schema_fields=[f"^({'|'.join([*layout.fields, LABEL])})$"],
+            reader_pool_type="thread",
+            workers_count=1,
+            shuffle_row_groups=False,
+            num_epochs=1,
+            filesystem=files,
+        )
+        reader._results_queue_reader = _ArrowTables()
+        try:
+            # Twice: a reader that has handed over all it holds while its last files are only just
+            # being scheduled takes itself for done; it then goes on where it was.
+            yield from itertools.chain(reader, reader)
+        finally:
+            reader.stop()
             reader.join()
+    except Exception as error:
+        raise explain(error, files.paths, files.open_path) from error
 
 
-def _url(path: str) -> str:
-    fs, plain = storage.filesystem(path)
-    return str(fs.unstrip_protocol(plain))
+class _ArrowTables:
+    """Makes a reader hand over row groups as they are: it would take lists apart row by row."""
+
+    batched_output = True
+
+    def read_next(self, pool: Any, schema: Any, ngram: Any) -> pa.Table:
+        try:
+            return pool.get_results()
+        except EmptyResultError:
+            raise StopIteration from None
 
 
-def _gather(blocks: list[Rows], rng: np.random.Generator | None) -> Rows:
-    ids, x, label = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
-    if rng is None:
-        return ids, x, label
-    order = rng.permutation(len(label))
-    return ids[order], x[order], label[order]
+class _BlockFiles(legacy.FileSystem):  # type: ignore[misc]
+    """What Petastorm takes for a file system: the files of a block, named 0, 1, 2.
 
+    Petastorm opens each file three times, and with pyarrow 14 no file system of fsspec. Behind this
+    one a remote file is read once and whole, for it holds the columns of the training and no other.
+    """
 
-def _cut(rows: Rows, batch_rows: int) -> tuple[list[Batch], Rows]:
-    """Full batches, and the rows left over."""
-    ids, x, label = rows
-    end = len(label) - len(label) % batch_rows
-    cuts = [slice(start, start + batch_rows) for start in range(0, end, batch_rows)]
-    batches = [to_batch(ids[cut], x[cut], label[cut]) for cut in cuts]
-    return batches, (ids[end:], x[end:], label[end:])
+    def __init__(self, paths: Sequence[str], cache: FileCache | None) -> None:
+        super().__init__()
+        self.paths = paths
+        self.urls = [f"file:///{number}" for number in range(len(paths))]
+        self._read = cache.read if cache else read_bytes
+        self._cached = cache is not None
+        self._content: dict[str, bytes] = {}
+
+    def isfile(self, name: str) -> bool:
+        return True
+
+    def isdir(self, name: str) -> bool:
+        return False
+
+    def open(self, name: str, mode: str = "rb") -> pa.NativeFile:
+        return self.open_path(self.paths[int(name.lstrip("/"))])
+
+    def open_path(self, path: str) -> pa.NativeFile:
+        fs, plain = storage.filesystem(path)
+        if isinstance(fs, LocalFileSystem) and not self._cached:
+            return pa.OSFile(plain)
+        if path not in self._content:
+            self._content[path] = self._read(path)
+        return pa.BufferReader(self._content[path])

@@ -32,5 +32,6 @@ def test_assemble_against_a_table_by_hand() -> None:
         "age": np.array([3, 2], dtype=np.int32),
     }
     ids, x = assemble(columns, fields)
+    assert (ids.dtype, x.dtype) == (np.int32, np.float32)
     assert ids.tolist() == [[0, 5, 8, 11, 6, 15], [4, 5, 6, 6, 6, 14]]
     assert x.tolist() == [[1.0, -1.5, 0.5, 0.5, 0.0, 1.0], [1.0, 0.0, 1.0, 0.0, 0.0, 1.0]]

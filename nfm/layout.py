@@ -1,0 +1,146 @@
+"""Encoded rows, packed one after the other, and batches out of any of them.
+
+A block of rows waits here to be read in a random order. A packed row holds the local ids, numbers
+(by their bits) and label side by side, 4 bytes each, so that fetching one costs two or three cache
+lines, whatever the number of fields; offsets and the values x are added only on the way into a
+batch. Both loops run outside the interpreter's lock, on one thread.
+
+Shapes: R = packed rows, B = rows of a batch, S = slots (see ``nfm.batch``), F = single-valued
+fields.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from conf.manifest import FieldSpec
+from conf.schema import LABEL
+from nfm.batch import FloatArray, IntArray, num_slots
+
+Array = npt.NDArray[Any]
+
+_TILE = 16  # rows: a tile of a few dozen columns stays in the first-level cache
+
+
+class Layout:
+    """Where the values of each field lie in a packed row.
+
+    Args:
+        fields: The manifest's fields, in their order.
+    """
+
+    def __init__(self, fields: Sequence[FieldSpec]) -> None:
+        self.slots = num_slots(fields)
+        self.fields = {field.name: field for field in fields}
+        starts = np.cumsum([0, *(field.length for field in fields)])
+        self._start = dict(zip(self.fields, starts.tolist(), strict=False))
+        self._lists = [field for field in fields if field.kind == "multi_valued"]
+        self._singles = [field.name for field in fields if field.kind != "multi_valued"] + [LABEL]
+        self._single_slots = np.array([*(self._start[n] for n in self._singles[:-1]), self.slots])
+        # ids = (packed & id_mask) + offset; x's bits = (packed & x_mask) | x_bits.
+        numeric_S = np.repeat([f.kind == "numeric" for f in fields], [f.length for f in fields])
+        self._id_mask_S = np.where(numeric_S, 0, -1).astype(np.int32)
+        self._offset_S = np.repeat(
+            np.array([f.offset for f in fields], np.int32), [f.length for f in fields]
+        )
+        self._x_mask_S = ~self._id_mask_S
+        self._x_bits_S = np.where(numeric_S, np.float32(0), np.float32(1)).astype(np.float32)
+        spans = [(self._start[f.name], self._start[f.name] + f.length) for f in self._lists]
+        self._list_spans = np.array(spans, np.int32).reshape(-1, 2)
+
+    def empty(self, rows: int) -> IntArray:
+        """Room for packed rows: int32 [rows, S + 1]."""
+        return np.empty((rows, self.slots + 1), np.int32)
+
+    def pack(self, columns: Mapping[str, Array], packed_RS: IntArray) -> None:
+        """Write encoded columns into packed rows.
+
+        Args:
+            columns: Per field and for the label: int32 [R], float32 [R] (numeric, label) or int32
+                [R, length] (multi-valued).
+            packed_RS: Room for as many rows.
+        """
+        singles_FR = np.stack([columns[name].view(np.int32) for name in self._singles])
+        _transpose(singles_FR, self._single_slots, packed_RS)
+        for field in self._lists:
+            start = self._start[field.name]
+            packed_RS[:, start : start + field.length] = columns[field.name]
+
+    def unpack(
+        self,
+        packed_RS: IntArray,
+        order_B: Array,
+        ids_BS: IntArray,
+        x_BS: FloatArray,
+        label_B: FloatArray,
+    ) -> None:
+        """Write some of the packed rows, in any order, into a batch (see ``nfm.batch.assemble``).
+
+        Args:
+            packed_RS: Packed rows.
+            order_B: Which of them.
+            ids_BS: Receives the global ids.
+            x_BS: Receives the values.
+            label_B: Receives the targets.
+        """
+        _unpack(
+            packed_RS,
+            order_B,
+            self._id_mask_S,
+            self._offset_S,
+            self._x_mask_S,
+            self._x_bits_S.view(np.int32),
+            self._list_spans,
+            ids_BS,
+            x_BS,
+            x_BS.view(np.int32),
+            label_B.view(np.int32),
+        )
+
+
+@njit(nogil=True, cache=True)
+def _transpose(columns_FR: Array, slot_F: Array, packed_RS: Array) -> None:
+    """Columns into rows, in tiles that stay in the cache."""
+    fields, rows = columns_FR.shape
+    for first in range(0, rows, _TILE):
+        for row in range(first, min(first + _TILE, rows)):
+            for field in range(fields):
+                packed_RS[row, slot_F[field]] = columns_FR[field, row]
+
+
+@njit(nogil=True, cache=True)
+def _unpack(
+    packed_RS: Array,
+    order_B: Array,
+    id_mask_S: Array,
+    offset_S: Array,
+    x_mask_S: Array,
+    x_bits_S: Array,
+    list_spans: Array,
+    ids_BS: Array,
+    x_BS: Array,
+    x_as_bits_BS: Array,
+    label_bits_B: Array,
+) -> None:
+    """See ``Layout.unpack``; ``x_as_bits_BS`` is ``x_BS`` by its bits."""
+    slots = ids_BS.shape[1]
+    for b in range(len(order_B)):
+        row = packed_RS[order_B[b]]
+        for s in range(slots):  # no branch: several slots at once
+            ids_BS[b, s] = (row[s] & id_mask_S[s]) + offset_S[s]
+            x_as_bits_BS[b, s] = (row[s] & x_mask_S[s]) | x_bits_S[s]
+        for i in range(len(list_spans)):
+            start, end = list_spans[i]
+            present = 0
+            for s in range(start, end):
+                present += row[s] >= 0
+            for s in range(start, end):
+                if row[s] >= 0:
+                    x_BS[b, s] = np.float32(1) / np.float32(present)
+                else:  # padding
+                    ids_BS[b, s] = offset_S[s]
+                    x_BS[b, s] = 0
+        label_bits_B[b] = row[slots]
