@@ -38,18 +38,15 @@ class FileCache:
     def __init__(self, config: CacheConfig, manifest: Manifest) -> None:
         self._directory = Path(config.path) / "nfm-cache"
         self._size_bytes = int(config.size_gb * 1e9)
-        self._data_set = manifest.model_dump_json()
+        self._data_set = hashlib.sha256(manifest.model_dump_json().encode()).hexdigest()
 
     def read(self, path: str) -> bytes:
         """The content of a file: from the disk, else from the store, and then kept."""
-        name = hashlib.sha256(f"{path}\n{self._data_set}".encode()).hexdigest()
+        name = hashlib.sha256(f"{self._data_set} {path}".encode()).hexdigest()
         copy = self._directory / f"{name}{_SUFFIX}"
-        try:
+        with contextlib.suppress(OSError):  # no copy there, or a disk that fails
             content = copy.read_bytes()
             os.utime(copy)  # read just now
-        except FileNotFoundError:
-            pass
-        else:
             return content
         content = read_bytes(path)
         try:

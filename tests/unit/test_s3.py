@@ -1,0 +1,119 @@
+"""Features in a real S3 API, served on the loopback by moto."""
+
+import logging
+import re
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import s3fs
+from moto.server import ThreadedMotoServer
+
+from conf import storage
+from conf.errors import DataError, RunError
+from conf.schema import CacheConfig
+from nfm.batch import Batch
+from nfm.epoch_plan import Block
+from nfm.file_cache import FileCache
+from nfm.stream import stream_batches
+from tests.unit.test_manifest import manifest
+from tests.unit.test_stream import FIELDS, ROWS, numbers, write
+
+BLOCKS = [Block((3, 0, 1), 149, (1, 2)), Block((2, 4), 51, (3, 4))]
+
+
+class Store:
+    """An empty store on the loopback."""
+
+    def __init__(self) -> None:
+        self.server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+        self.server.start()
+        host, port = self.server.get_host_and_port()
+        self.endpoint = f"http://{host}:{port}"
+        # Its content belongs to the process, not to the server.
+        urllib.request.urlopen(f"{self.endpoint}/moto-api/reset", data=b"", timeout=10).close()
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[Store]:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    caplog.set_level(logging.INFO, logger="werkzeug")
+    store = Store()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", store.endpoint)
+    s3fs.S3FileSystem.clear_instance_cache()
+    fs, _ = storage.filesystem("s3://lake")
+    fs.mkdir("lake")
+    yield store
+    s3fs.S3FileSystem.clear_instance_cache()
+    store.server.stop()
+
+
+def requests(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Method and path of each request so far."""
+    lines = [record.getMessage() for record in caplog.records if record.name == "werkzeug"]
+    return [found[1] for line in lines if (found := re.search(r'"(\w+ \S+) HTTP', line))]
+
+
+@pytest.fixture
+def paths(store: Store, tmp_path: Path) -> list[str]:
+    """The files of the stream's tests, put into a bucket."""
+    fs, _ = storage.filesystem("s3://lake")
+    remote = []
+    for number, path in enumerate(write(tmp_path, ROWS)):
+        # Names that a URL would have to quote.
+        remote.append(f"s3://lake/features/v 1/day=2026#{number}.parquet")
+        fs.put_file(path, remote[-1])
+    return remote
+
+
+def local_numbers(tmp_path: Path) -> list[int]:
+    local = tmp_path / "local"
+    local.mkdir()
+    return numbers(list(stream_batches(BLOCKS, write(local, ROWS), FIELDS, batch_rows=16)))
+
+
+def read(paths: list[str], cache: FileCache | None = None) -> list[Batch]:
+    return list(stream_batches(BLOCKS, paths, FIELDS, batch_rows=16, cache=cache))
+
+
+def test_the_stream_reads_each_object_once_and_as_from_a_disk(
+    paths: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.clear()
+    batches = read(paths)
+    assert numbers(batches) == local_numbers(tmp_path)
+    assert batches[0].files_of is not None
+    assert set(batches[0].files_of()) <= {paths[index] for index in (3, 0, 1)}
+    objects = [line for line in requests(caplog) if line.startswith("GET")]
+    assert len(objects) == len(set(objects)) == len(paths)
+
+
+def test_with_a_cache_the_store_may_go_after_the_first_epoch(
+    store: Store, paths: list[str], tmp_path: Path
+) -> None:
+    cache = FileCache(CacheConfig(path=str(tmp_path / "cache")), manifest())
+    first = numbers(read(paths, cache))
+    store.server.stop()
+    assert numbers(read(paths, cache)) == first == local_numbers(tmp_path)
+
+
+def test_a_missing_object_is_named(paths: list[str]) -> None:
+    fs, _ = storage.filesystem(paths[1])
+    fs.rm_file(paths[1])
+    with pytest.raises(DataError, match=f"{re.escape(paths[1])}.* is not there"):
+        read(paths)
+
+
+def test_a_store_that_is_down_is_a_failure_of_the_run(
+    store: Store, paths: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It is asked again and again, for 10 seconds; that is s3fs's affair.
+    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    s3fs.S3FileSystem.clear_instance_cache()
+    store.server.stop()
+    with pytest.raises(RunError, match=r"s3://lake.* could not be opened"):
+        read(paths)
