@@ -167,8 +167,10 @@ class ModelConfig(Section):
         0.0, description="Probability of dropping a pooled factor after Bi-Interaction."
     )
     dropout: Probability = Field(0.0, description="The same, after every hidden layer.")
-    batch_norm: bool = Field(
-        True, description="Normalise the pooled vector and every hidden layer over the batch."
+    batch_norm: Literal["synchronised", "local", "none"] = Field(
+        "synchronised",
+        description="Normalise the pooled vector and every hidden layer over the rows of all "
+        "workers, over each worker's own, or not at all.",
     )
     batch_norm_momentum: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
         0.1, description="Weight of a new batch in the running statistics."
@@ -202,13 +204,46 @@ class EarlyStoppingConfig(Section):
     patience: Positive = Field(3, description="Epochs without a better value before stopping.")
 
 
+class CheckpointConfig(Section):
+    """What a training can go on from; written beside the steps, under train.work_path."""
+
+    every_steps: Positive | None = Field(
+        None, description="Steps between checkpoints; one is written after every epoch as well."
+    )
+    keep: Positive = Field(2, description="Newest ones kept, beside that of the best epoch.")
+
+
+class CacheConfig(Section):
+    """A local copy of the row groups that a worker reads from a remote store."""
+
+    path: str = Field(description="Local directory; each worker makes its own below it.")
+    size_gb: Annotated[float, Field(gt=0.0)] = Field(
+        10.0, description="Most that a worker keeps; the row groups read longest ago go first."
+    )
+
+
 class TrainConfig(Section):
     """How the model is trained."""
 
     path: str = Field(description="Directory of the model bundles.")
-    work_path: str = Field(description="Directory for checkpoints, logs and TensorBoard events.")
-    launcher: Literal["local"] = Field("local", description="Where workers run: this machine.")
-    num_workers: Positive = Field(2, description="Horovod workers.")
+    work_path: str = Field(
+        description="Directory for checkpoints, logs and TensorBoard events; shared by all hosts."
+    )
+    launcher: Literal["local", "hosts", "spark"] = Field(
+        "local",
+        description="Where workers run: on this machine, on the machines of train.hosts by ssh, "
+        "or in the executors of the Spark application.",
+    )
+    hosts: str | None = Field(
+        None,
+        pattern=r"^[^\s:,]+:[1-9]\d*(,[^\s:,]+:[1-9]\d*)*$",
+        description="For launcher hosts: each machine and its number of workers, a:2,b:2.",
+    )
+    num_workers: Positive = Field(
+        2,
+        description="Horovod workers; for launcher hosts their sum counts, for spark at most as "
+        "many as the executors have room for.",
+    )
     threads_per_worker: Positive | None = Field(
         None, description="Computing threads of a worker; default: the cores shared out."
     )
@@ -217,6 +252,29 @@ class TrainConfig(Section):
     batch_size: Positive = Field(4096, description="Rows of a step, over all workers together.")
     shuffle_rows: Positive = Field(
         200_000, description="Rows a worker holds to shuffle across row groups."
+    )
+    placement: Literal["auto", "replicated", "sharded"] = Field(
+        "auto",
+        description="Whether every worker holds the whole embedding table, or each a part of its "
+        "rows; auto takes what moves fewer bytes and fits the memory.",
+    )
+    precision: Literal["float32", "bf16"] = Field(
+        "float32", description="Of the layers' arithmetic on a GPU (autocast); a CPU has float32."
+    )
+    cache: CacheConfig | None = Field(None, description="Keep what is read on a local disk.")
+    checkpoint: CheckpointConfig = Field(CheckpointConfig(), description="When state is saved.")
+    max_restarts: Annotated[int, Field(ge=0)] = Field(
+        3, description="Times that failed workers are started again from the last checkpoint."
+    )
+    restart_backoff_s: NonNegative = Field(
+        5.0, description="Seconds before the first restart; twice as long before each further one."
+    )
+    stall_timeout_s: Annotated[float, Field(gt=0.0)] = Field(
+        600.0, description="Seconds without a step after which the workers count as failed."
+    )
+    max_skipped_steps: Annotated[int, Field(ge=0)] = Field(
+        0, description="Steps with a loss or gradient that is not finite, left out of a training "
+        "before it fails."
     )
     optimizer: OptimizerConfig = Field(OptimizerConfig(), description="The optimiser.")
     l1: PenaltyConfig = Field(PenaltyConfig(), description="strength * |w|.")
@@ -285,6 +343,8 @@ class Config(Section):
                 f"train.batch_size {self.train.batch_size} is less than one row for each of "
                 f"{self.train.num_workers} workers"
             )
+        if (self.train.launcher == "hosts") != (self.train.hosts is not None):
+            raise ValueError("train.hosts goes with train.launcher: hosts, and only with it")
         if self.task == "regression" and self.train.early_stopping.metric != "rmse":
             raise ValueError("train.early_stopping.metric: a regression is judged by 'rmse'")
         return self

@@ -1,11 +1,12 @@
 """From encoded columns to the two matrices a model reads.
 
 Shapes: B = rows of a batch, S = slots, one per value a row can hold (a multi-valued field has
-``length`` of them, every other field one).
+``length`` of them, every other field one), N = B * S, U = distinct ids.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,34 @@ import torch
 
 from conf.manifest import PADDING, FieldSpec
 from conf.schema import LABEL
+from nfm import kernels
 
-IntArray = npt.NDArray[np.int64]
+IntArray = npt.NDArray[np.int32]
 FloatArray = npt.NDArray[np.float32]
 Columns = Mapping[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The distinct ids of a batch, and where each occurs in the flattened ids [N].
+
+    Attributes:
+        ids_U: In order of first occurrence.
+        start: Bounds [U + 1]: id u occurs at ``positions_N[start[u]:start[u + 1]]``, ascending.
+        positions_N: Indices into the flattened ids.
+        inverse_N: Per position, the u of its id.
+    """
+
+    ids_U: torch.Tensor
+    start: torch.Tensor
+    positions_N: torch.Tensor
+    inverse_N: torch.Tensor
+
+
+def group(ids: torch.Tensor) -> Groups:
+    """Find the distinct values of int32 ids of any shape; the result lies where the ids do."""
+    found = kernels.group_ids(ids.cpu().numpy().reshape(-1))
+    return Groups(*(torch.from_numpy(array).to(ids.device) for array in found))
 
 
 @dataclass(frozen=True)
@@ -25,23 +50,45 @@ class Batch:
     """Rows ready for a step.
 
     Attributes:
-        ids_BS: Global one-hot indices, int64.
+        ids_BS: Global one-hot indices, int32.
         x_BS: Values of those features; 0 where a slot is empty.
         label_B: Targets.
+        files_of: Tells which file each row came from, as paths [B]; for error messages.
     """
 
     ids_BS: torch.Tensor
     x_BS: torch.Tensor
     label_B: torch.Tensor
+    files_of: Callable[[], list[str]] | None = None
 
     def __len__(self) -> int:
         return len(self.label_B)
+
+    @cached_property
+    def groups(self) -> Groups:
+        """The distinct ids, found at the first use: the stream's thread does it ahead of a step."""
+        return group(self.ids_BS)
+
+    def to(self, device: torch.device) -> "Batch":
+        """The batch in a GPU's memory, copied while the host goes on."""
+        if device.type == "cpu":
+            return self
+
+        def move(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.pin_memory().to(device, non_blocking=True)
+
+        moved = Batch(move(self.ids_BS), move(self.x_BS), move(self.label_B), self.files_of)
+        groups = self.groups
+        moved.__dict__["groups"] = Groups(
+            *map(move, (groups.ids_U, groups.start, groups.positions_N, groups.inverse_N))
+        )
+        return moved
 
     @classmethod
     def empty(cls, num_slots: int) -> "Batch":
         """A batch without rows, for a worker whose files have run out."""
         return cls(
-            torch.zeros(0, num_slots, dtype=torch.int64), torch.zeros(0, num_slots), torch.zeros(0)
+            torch.zeros(0, num_slots, dtype=torch.int32), torch.zeros(0, num_slots), torch.zeros(0)
         )
 
 
@@ -58,11 +105,11 @@ def assemble(columns: Columns, fields: Sequence[FieldSpec]) -> tuple[IntArray, F
         fields: The manifest's fields, in their order.
 
     Returns:
-        ids [n, S] int64 and x [n, S] float32. A numeric field has x = its value; each of the n
+        ids [n, S] int32 and x [n, S] float32. A numeric field has x = its value; each of the n
         values of a multi-valued field has x = 1/n (Rendle 2010, sec. V), padding x = 0; else x = 1.
     """
     rows = len(columns[fields[0].name])
-    ids = np.empty((rows, num_slots(fields)), dtype=np.int64)
+    ids = np.empty((rows, num_slots(fields)), dtype=np.int32)
     x = np.ones((rows, num_slots(fields)), dtype=np.float32)
     slot = 0
     for field in fields:
@@ -80,11 +127,6 @@ def assemble(columns: Columns, fields: Sequence[FieldSpec]) -> tuple[IntArray, F
             np.add(column, field.offset, out=ids[:, slot])
         slot += field.length
     return ids, x
-
-
-def to_batch(ids: IntArray, x: FloatArray, label: FloatArray) -> Batch:
-    """Wrap matrices as tensors, without a copy."""
-    return Batch(torch.from_numpy(ids), torch.from_numpy(x), torch.from_numpy(label))
 
 
 def label_of(columns: Columns) -> FloatArray:

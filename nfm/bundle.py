@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load, save
 
 from conf import storage
 from conf.errors import ConfigError, DataError, PipelineError, RunError
@@ -15,7 +16,6 @@ from conf.loader import dump_config, load_config
 from conf.manifest import FILE_NAME as MANIFEST
 from conf.manifest import VOCABULARY, Manifest, read_manifest, write_manifest
 from conf.schema import Config
-from nfm.checkpoint import read_tensors, write_tensors
 from nfm.collectives import Alone
 from nfm.models import build_model
 from nfm.models.nfm import NFM
@@ -63,7 +63,9 @@ def write_bundle(
         RunError: The features are no longer those of ``manifest``.
     """
     with storage.staged_directory(path, overwrite=False, proof=MANIFEST) as staging:
-        write_tensors(f"{staging}/{WEIGHTS}", weights)
+        fs, plain = storage.filesystem(f"{staging}/{WEIGHTS}")
+        with fs.open(plain, "wb") as file:
+            file.write(save({name: tensor.contiguous() for name, tensor in weights.items()}))
         storage.write_text(f"{staging}/{CONFIG}", dump_config(config))
         storage.write_text(f"{staging}/{METRICS}", json.dumps(metrics, indent=1) + "\n")
         storage.write_text(f"{staging}/{CARD}", _card(path, config, manifest, metrics))
@@ -112,7 +114,9 @@ def load_bundle(path: str) -> Bundle:
     manifest = read_manifest(path)
     try:
         config = load_config(f"{path}/{CONFIG}")
-        weights = read_tensors(f"{path}/{WEIGHTS}")
+        fs, plain = storage.filesystem(f"{path}/{WEIGHTS}")
+        with fs.open(plain, "rb") as file:
+            weights = load(file.read())
         model = build_model(config.model, Alone())
         table_VD = weights.pop("table.weight")
         model.load_state_dict({k.removeprefix("model."): v for k, v in weights.items()})

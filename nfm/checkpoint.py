@@ -1,17 +1,30 @@
-"""The whole state of a training, as named tensors in one safetensors file per epoch."""
+"""Checkpoints: the whole state of a training at a step, from which any number of workers goes on.
 
+A checkpoint is a directory ``step-<number>`` of safetensors files: ``dense`` with the model and its
+optimiser, and one ``table-<shard>`` per shard of the embedding table, with the rows i of the table
+for which i % shards == shard and their optimiser state. ``state.json`` is written last, with the
+position in the training and the checksum of every file.
+"""
+
+import hashlib
 import json
-from dataclasses import asdict, dataclass
+import os
+import shutil
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import load, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
-from conf import storage
+from conf.errors import RunError
+from nfm.epoch_plan import Phase
 from nfm.step import TrainStep
 
-TENSORS, STATE = "state.safetensors", "state.json"
-# Names of what a prediction needs; the rest is the optimisers'.
-WEIGHT_PREFIXES = ("table.weight", "model.")
+CHECKPOINTS = "checkpoints"  # below the directory of a run
+STATE, DENSE = "state.json", "dense.safetensors"
+Tensors = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -19,83 +32,190 @@ class Position:
     """Where a training stands.
 
     Attributes:
-        epoch: The last complete epoch, from 0.
-        best_epoch: The one with the best validation metric so far.
-        metrics: Validation metrics of ``epoch``.
+        step: Steps taken, over all epochs.
+        epoch: The epoch that goes on, from 0.
+        done: Its steps so far, by the number of workers that took them.
+        loss: Summed loss of the rows of those steps.
+        skipped: Steps left out because they were not finite, over all epochs.
+        best_epoch: The epoch with the best validation metric so far; -1 before there is one.
+        best_step: Steps at its end: the name of its checkpoint.
+        best_metrics: Its validation metrics.
     """
 
-    epoch: int
-    best_epoch: int
-    metrics: dict[str, float]
+    step: int = 0
+    epoch: int = 0
+    done: tuple[Phase, ...] = ()
+    loss: float = 0.0
+    skipped: int = 0
+    best_epoch: int = -1
+    best_step: int = -1
+    best_metrics: dict[str, float] = field(default_factory=dict)
+
+    def after_step(self, world_size: int, loss: float, *, skipped: bool = False) -> "Position":
+        """One step further in the same epoch."""
+        *earlier, last = self.done or (Phase(world_size, 0),)
+        if last.world_size != world_size:
+            earlier, last = [*earlier, last], Phase(world_size, 0)
+        done = (*earlier, Phase(world_size, last.steps + 1))
+        return replace(
+            self,
+            step=self.step + 1,
+            done=done,
+            loss=self.loss + loss,
+            skipped=self.skipped + skipped,
+        )
 
 
-def tensors_of(step: TrainStep) -> dict[str, torch.Tensor]:
-    """Weights and optimiser state, under names that do not depend on the run."""
-    tensors = {"table.weight": step.table.weight_VD}
-    tensors |= {f"table.optimizer.{k}": v for k, v in step.table.optimizer.state.items()}
-    tensors |= {f"model.{k}": v for k, v in step.model.state_dict().items()}
+def table_file(shard: int, shards: int) -> str:
+    """Name of the file with a shard of the table."""
+    return f"table-{shard:05d}-of-{shards:05d}.safetensors"
+
+
+def directory_of(checkpoints: Path, step: int) -> Path:
+    """The checkpoint of a step."""
+    return checkpoints / f"step-{step:010d}"
+
+
+def dense_tensors(step: TrainStep) -> Tensors:
+    """The model and its optimiser, and what the table's optimiser keeps per run."""
+    tensors = {f"model.{name}": tensor for name, tensor in step.model.state_dict().items()}
     for index, state in step.optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{k}": v for k, v in state.items()}
-    return tensors
+        tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in state.items()}
+    state = step.table.optimizer.state
+    return tensors | {f"table.optimizer.{k}": v for k, v in state.items() if not v.ndim}
 
 
-def restore(step: TrainStep, tensors: dict[str, torch.Tensor]) -> None:
-    """Put back what ``tensors_of`` took."""
-    step.table.weight_VD.copy_(tensors["table.weight"])
-    for name, tensor in step.table.optimizer.state.items():
-        tensor.copy_(tensors[f"table.optimizer.{name}"])
-    step.model.load_state_dict(_under("model.", tensors))
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for name, tensor in _under("optimizer.", tensors).items():
+def table_tensors(step: TrainStep) -> Tensors:
+    """This worker's rows of the table and their optimiser state."""
+    state = step.table.optimizer.state
+    rows = {f"table.optimizer.{name}": tensor for name, tensor in state.items() if tensor.ndim}
+    return {"table.weight": step.table.weight_RD, **rows}
+
+
+def restore(step: TrainStep, checkpoint: Path) -> None:
+    """Put a checkpoint back, whatever number of workers wrote it."""
+    dense = read_tensors(checkpoint / DENSE)
+    step.model.load_state_dict(_under("model.", dense))
+    state: dict[int, Tensors] = {}
+    for name, tensor in _under("optimizer.", dense).items():
         index, _, key = name.partition(".")
         state.setdefault(int(index), {})[key] = tensor
     groups = step.optimizer.state_dict()["param_groups"]
     step.optimizer.load_state_dict({"state": state, "param_groups": groups})
+    for name, tensor in _under("table.optimizer.", dense).items():
+        step.table.optimizer.state[name].copy_(tensor)
+    table = step.table
+    for name, rows in table_tensors(step).items():
+        _fill(rows, table.shard, table.shards, checkpoint, name)
 
 
-def write_checkpoint(directory: str, tensors: dict[str, torch.Tensor], position: Position) -> None:
-    """Write ``<directory>/epoch-NNNN`` whole, and drop those neither best nor last."""
-    final = f"{directory}/{_name(position.epoch)}"
-    with storage.staged_directory(final, overwrite=True, proof=STATE) as staging:
-        write_tensors(f"{staging}/{TENSORS}", tensors)
-        storage.write_text(f"{staging}/{STATE}", json.dumps(asdict(position)))
-    fs, plain = storage.filesystem(directory)
-    keep = {_name(position.epoch), _name(position.best_epoch)}
-    for path in fs.ls(plain, detail=False):
-        if path.rpartition("/")[2] not in keep:
-            fs.rm(path, recursive=True)
+def read_weights(checkpoint: Path) -> Tensors:
+    """What a prediction needs of a checkpoint: the model, and the whole table."""
+    weights = {k: v for k, v in read_tensors(checkpoint / DENSE).items() if k.startswith("model.")}
+    files = [read_tensors(path)["table.weight"] for path in _table_files(checkpoint)]
+    table = files[0].new_empty(sum(map(len, files)), files[0].shape[1])
+    for shard, rows in enumerate(files):
+        table[shard :: len(files)] = rows
+    return {"table.weight": table, **weights}
 
 
-def read_checkpoint(directory: str, epoch: int) -> tuple[dict[str, torch.Tensor], Position]:
-    """The checkpoint of an epoch."""
-    path = f"{directory}/{_name(epoch)}"
-    position = Position(**json.loads(storage.read_text(f"{path}/{STATE}")))
-    return read_tensors(f"{path}/{TENSORS}"), position
+def read_position(checkpoint: Path) -> Position:
+    """Where the training stood."""
+    position = json.loads((checkpoint / STATE).read_text())["position"]
+    return Position(**{**position, "done": tuple(Phase(**phase) for phase in position["done"])})
 
 
-def weights_of(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """What a prediction needs of a checkpoint."""
-    return {k: v for k, v in tensors.items() if k.startswith(WEIGHT_PREFIXES)}
+def write_state(checkpoint: Path, position: Position, checksums: dict[str, str]) -> None:
+    """Write the last file of a checkpoint."""
+    text = json.dumps({"position": asdict(position), "sha256": checksums}, indent=1)
+    (checkpoint / STATE).write_text(text)
+    sync(checkpoint / STATE)
 
 
-def write_tensors(path: str, tensors: dict[str, torch.Tensor]) -> None:
-    """Write a safetensors file."""
-    fs, plain = storage.filesystem(path)
-    with fs.open(plain, "wb") as file:
-        file.write(save({name: tensor.contiguous() for name, tensor in tensors.items()}))
+def list_checkpoints(checkpoints: Path) -> list[Path]:
+    """Those that were published, the newest first."""
+    return sorted(checkpoints.glob("step-*"), reverse=True)
 
 
-def read_tensors(path: str) -> dict[str, torch.Tensor]:
-    """Read a safetensors file."""
-    fs, plain = storage.filesystem(path)
-    with fs.open(plain, "rb") as file:
-        tensors: dict[str, torch.Tensor] = load(file.read())
-    return tensors
+def damage(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint, or None: every file is read and its checksum compared."""
+    try:
+        expected = json.loads((checkpoint / STATE).read_text())["sha256"]
+        read_position(checkpoint)
+        differing = [name for name in expected if checksum(checkpoint / name) != expected[name]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{type(error).__name__}: {error}"
+    return f"checksum of {differing[0]} differs" if differing else None
 
 
-def _name(epoch: int) -> str:
-    return f"epoch-{epoch:04d}"
+def prune(checkpoints: Path, keep: int) -> None:
+    """Remove all but the newest ones, and those of the best epochs that they know of."""
+    newest = [path for path in list_checkpoints(checkpoints) if _has_state(path)][:keep]
+    best = {directory_of(checkpoints, read_position(path).best_step) for path in newest}
+    for path in list_checkpoints(checkpoints):
+        if path not in newest and path not in best:
+            shutil.rmtree(path)
 
 
-def _under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def write_tensors(path: Path, tensors: Tensors) -> str:
+    """Write a safetensors file down to the disk; returns its SHA-256 in hex."""
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    sync(path)
+    return checksum(path)
+
+
+def read_tensors(path: Path) -> Tensors:
+    """Read a safetensors file.
+
+    Raises:
+        RunError: It cannot be read.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"checkpoint file '{path}' cannot be read: {error}") from None
+
+
+def sync(path: Path) -> None:
+    """Have a file, or the names in a directory, written down to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _has_state(checkpoint: Path) -> bool:
+    """Whether its position can be read; its tensors may be damaged all the same."""
+    try:
+        read_position(checkpoint)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return True
+
+
+def _table_files(checkpoint: Path) -> list[Path]:
+    """The shards of the table, in their order."""
+    return sorted(checkpoint.glob("table-*.safetensors"))
+
+
+def _fill(rows: torch.Tensor, shard: int, shards: int, checkpoint: Path, name: str) -> None:
+    """Take the rows i with i % shards == shard out of the files, which were cut in another way."""
+    files = _table_files(checkpoint)
+    for number, path in enumerate(files):
+        with safe_open(path, framework="pt") as file:
+            written: Any = file.get_tensor(name)
+        ids = torch.arange(number, number + len(written) * len(files), len(files))
+        mine = ids % shards == shard
+        rows[(ids[mine] // shards).to(rows.device)] = written[mine].to(rows)
+
+
+def _under(prefix: str, tensors: Tensors) -> Tensors:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

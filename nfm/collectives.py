@@ -1,8 +1,12 @@
 """What the training needs of other workers, and the answer of a worker that is alone."""
 
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
+
+Later = Callable[[], torch.Tensor]
+PartsLater = Callable[[], tuple[torch.Tensor, list[int]]]
 
 
 class Collectives(Protocol):
@@ -10,33 +14,58 @@ class Collectives(Protocol):
 
     Every rank calls the same operations in the same order. The names tell concurrent operations
     apart on all ranks alike; unnamed ones would be numbered by a counter per rank, and hang after
-    unequal counts.
+    unequal counts. Those named ``_later`` begin at once, and their result is called for later.
     """
 
     rank: int
     size: int
+    local_rank: int
     local_size: int
 
-    def sum(self, tensor: torch.Tensor, name: str) -> torch.Tensor:
+    def sum_later(self, tensor: torch.Tensor, name: str) -> Later:
         """Elementwise sum over the workers, the same on each."""
         ...
 
-    def gather(self, tensor: torch.Tensor, name: str) -> torch.Tensor:
+    def gather_later(self, tensor: torch.Tensor, name: str) -> Later:
         """All workers' tensors, joined along dimension 0 in order of rank; lengths may differ."""
         ...
 
+    def exchange_later(self, tensor: torch.Tensor, lengths: Sequence[int], name: str) -> PartsLater:
+        """Send each worker its part of a tensor, and get the others' parts for this worker.
 
-class Alone:
-    """A world of one worker: nothing is exchanged."""
+        Args:
+            tensor: Cut along dimension 0, the parts in order of rank.
+            lengths: Of the parts, one per worker.
+            name: Of the operation.
 
-    rank = 0
-    size = 1
-    local_size = 1
+        Returns:
+            The received parts, joined in order of rank, and their lengths.
+        """
+        ...
 
     def sum(self, tensor: torch.Tensor, name: str) -> torch.Tensor:
-        """Return the tensor itself."""
-        return tensor
+        """Elementwise sum over the workers, the same on each."""
+        return self.sum_later(tensor, name)()
 
     def gather(self, tensor: torch.Tensor, name: str) -> torch.Tensor:
+        """All workers' tensors, joined along dimension 0 in order of rank; lengths may differ."""
+        return self.gather_later(tensor, name)()
+
+
+class Alone(Collectives):
+    """A world of one worker: nothing is exchanged."""
+
+    rank = local_rank = 0
+    size = local_size = 1
+
+    def sum_later(self, tensor: torch.Tensor, name: str) -> Later:
         """Return the tensor itself."""
-        return tensor
+        return lambda: tensor
+
+    def gather_later(self, tensor: torch.Tensor, name: str) -> Later:
+        """Return the tensor itself."""
+        return lambda: tensor
+
+    def exchange_later(self, tensor: torch.Tensor, lengths: Sequence[int], name: str) -> PartsLater:
+        """Return the tensor itself."""
+        return lambda: (tensor, list(lengths))

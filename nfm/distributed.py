@@ -1,45 +1,74 @@
 """The workers of a run, over Horovod. The one module that knows ``horovod.torch``."""
 
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
 import horovod.torch as hvd
 import torch
 from horovod.common.exceptions import HorovodInternalError
 
 from conf.errors import RunError
+from nfm.collectives import Collectives, Later, PartsLater
 
 
 class WorkersLostError(RunError):
     """Another worker is gone, or cannot be reached."""
 
 
-class HorovodWorkers:
-    """Horovod's collectives; needs ``horovodrun`` (or no launcher at all, for one worker)."""
+class HorovodWorkers(Collectives):
+    """Horovod's collectives; needs ``horovodrun`` (or no launcher at all, for one worker).
+
+    Attributes:
+        bytes_sent: Payload that this worker has handed to collectives so far, in bytes.
+    """
 
     def __init__(self) -> None:
         hvd.init()
         self.rank: int = hvd.rank()
         self.size: int = hvd.size()
+        self.local_rank: int = hvd.local_rank()
         self.local_size: int = hvd.local_size()
+        self.bytes_sent = 0
 
-    def sum(self, tensor: torch.Tensor, name: str) -> torch.Tensor:
+    def sum_later(self, tensor: torch.Tensor, name: str) -> Later:
         """Elementwise sum over the workers, the same on each."""
-        try:
-            summed: torch.Tensor = hvd.allreduce(tensor, name=name, op=hvd.Sum)
-        except HorovodInternalError as error:
-            raise _lost(error) from None
-        return summed
+        self._count(tensor)
+        return partial(_result, hvd.allreduce_async(tensor, name=name, op=hvd.Sum))
 
-    def gather(self, tensor: torch.Tensor, name: str) -> torch.Tensor:
+    def gather_later(self, tensor: torch.Tensor, name: str) -> Later:
         """All workers' tensors, joined along dimension 0 in order of rank; lengths may differ."""
-        try:
-            gathered: torch.Tensor = hvd.allgather(tensor, name=name)
-        except HorovodInternalError as error:
-            raise _lost(error) from None
-        return gathered
+        self._count(tensor)
+        return partial(_result, hvd.allgather_async(tensor, name=name))
+
+    def exchange_later(self, tensor: torch.Tensor, lengths: Sequence[int], name: str) -> PartsLater:
+        """Send each worker its part of a tensor, and get the others' parts for this worker."""
+        self._count(tensor)
+        splits = torch.tensor(lengths, dtype=torch.int32)
+        handle = hvd.alltoall_async(tensor, splits=splits, name=name)
+
+        def result() -> tuple[torch.Tensor, list[int]]:
+            received, parts = _result(handle)
+            return received, parts.tolist()
+
+        return result
 
     def close(self) -> None:
         """Leave the run; the others must leave too."""
         hvd.shutdown()
 
+    def _count(self, tensor: torch.Tensor) -> None:
+        self.bytes_sent += tensor.numel() * tensor.element_size()
 
-def _lost(error: Exception) -> WorkersLostError:
-    return WorkersLostError(f"lost contact with another worker: {' '.join(str(error).split())}")
+
+def _result(handle: int) -> Any:
+    try:
+        return hvd.synchronize(handle)
+    except HorovodInternalError as error:
+        reason = " ".join(str(error).split())
+        raise WorkersLostError(f"lost contact with another worker: {reason}") from None
+
+
+def can_reduce_on_gpu() -> bool:
+    """Whether this build of Horovod exchanges tensors in GPU memory."""
+    return bool(hvd.nccl_built())

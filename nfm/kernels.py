@@ -6,98 +6,169 @@ ids, each with its occurrences side by side, so that no two threads write one ro
 not depend on the number of threads.
 
 Shapes: B = rows of the batch, S = slots, N = B * S, K = factors, D = K + 1, U = distinct ids,
-V = features.
+X = rows of the table that the batch reads (the whole table, or a copy of the distinct rows).
 """
 
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit, prange
+from llvmlite import ir
+from numba import njit, prange, types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 Array = npt.NDArray[Any]
 
+# What ``pool_gradient`` does with the gradient of a row.
+KEEP, ADAGRAD, ADAM = 0, 1, 2
+
 # Sums may be reordered into vector lanes; NaN must stay NaN, for the trainer looks for it.
 _FAST = {"reassoc", "contract", "arcp", "nsz"}
-_HASH = np.int64(-7046029254386353131)  # 2**64 / golden ratio: spreads consecutive ids
-# Pieces of a loop over rows, more than threads: rows differ in their number of occurrences.
-_CHUNKS = 64
+_HASH = np.uint32(2654435769)  # 2**32 / golden ratio: spreads consecutive ids
+# Pieces of a loop over distinct ids, more than threads; of like work, for frequent ids come first.
+_PIECES = 64
+# Fetching and stepping a row, in units of adding one occurrence to its gradient.
+_ROW_WORK = 2
+# How many rows of the table are asked of memory ahead of their use: measured, 8 to 16 are alike.
+_AHEAD = 12
+
+
+def _prefetch_row(typing_context: Any, rows: Any, index: Any) -> Any:
+    """Ask memory for one row of a matrix: its first and its last cache line, for K = 16 the whole.
+
+    A row is a random place in a large table: without asking ahead a step waits for each in turn.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        array = context.make_array(rows)(context, builder, args[0])
+        word, flag = ir.IntType(64), ir.IntType(32)
+        pointer = ir.IntType(8).as_pointer()
+        stride = cgutils.unpack_tuple(builder, array.strides)[0]
+        start = builder.ptrtoint(array.data, word)
+        start = builder.add(start, builder.mul(stride, builder.sext(args[1], word)))
+        kind = ir.FunctionType(ir.VoidType(), [pointer, flag, flag, flag])
+        call = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        for place in (start, builder.add(start, builder.sub(stride, word(1)))):
+            builder.call(call, [builder.inttoptr(place, pointer), flag(0), flag(3), flag(1)])
+        return context.get_dummy_value()
+
+    return types.void(rows, index), generate
+
+
+_prefetch: Any = intrinsic(_prefetch_row)
 
 
 @njit(nogil=True, cache=True)
-def group_ids(ids_N: Array) -> tuple[Array, Array, Array]:
+def group_ids(ids_N: Array) -> tuple[Array, Array, Array, Array]:
     """Find the distinct ids and where each occurs: O(N), whatever the number of features.
 
     Returns:
-        ids [U] in order of first occurrence, start [U + 1], positions [N]: id u occurs at
-        ``positions[start[u]:start[u + 1]]``, ascending.
+        The arrays of ``nfm.batch.Groups``, int32.
     """
     size = ids_N.size
     bits = 1
     while (1 << bits) < 2 * size:
         bits += 1
-    mask = (1 << bits) - 1
-    keys = np.full(1 << bits, -1, np.int64)
-    slot_of = np.empty(1 << bits, np.int32)
-    ids = np.empty(size, np.int64)
-    of_position = np.empty(size, np.int32)
+    shift, mask = np.uint32(32 - bits), np.uint32((1 << bits) - 1)
+    table = np.full(1 << bits, -1, np.int32)
+    ids = np.empty(size, np.int32)
+    inverse = np.empty(size, np.int32)
     start = np.zeros(size + 1, np.int32)
     distinct = 0
     for i in range(size):
         key = ids_N[i]
-        h = ((key * _HASH) >> np.int64(64 - bits)) & mask
-        while keys[h] != key:
-            if keys[h] == -1:
-                keys[h] = key
-                slot_of[h] = distinct
-                ids[distinct] = key
+        h = np.uint32(np.uint32(key) * _HASH) >> shift
+        while True:
+            u = table[h]
+            if u < 0:
+                u = np.int32(distinct)
+                table[h] = u
+                ids[u] = key
                 distinct += 1
                 break
-            h = (h + 1) & mask
-        u = slot_of[h]
-        of_position[i] = u
+            if ids[u] == key:
+                break
+            h = np.uint32(h + np.uint32(1)) & mask
+        inverse[i] = u
         start[u + 1] += 1
     for u in range(distinct):
         start[u + 1] += start[u]
     place = start[:distinct].copy()
     positions = np.empty(size, np.int32)
     for i in range(size):
-        u = of_position[i]
+        u = inverse[i]
         positions[place[u]] = i
         place[u] += 1
-    return ids[:distinct].copy(), start[: distinct + 1].copy(), positions
+    return ids[:distinct].copy(), start[: distinct + 1].copy(), positions, inverse
 
 
-@njit(parallel=True, fastmath=_FAST, cache=True)
+@njit(parallel=True, nogil=True, fastmath=_FAST, cache=True)
 def pool(
-    weight_VD: Array, ids_BS: Array, x_BS: Array, sum_BK: Array, pooled_BK: Array, linear_B: Array
+    weight_XD: Array, index_BS: Array, x_BS: Array, sum_BK: Array, pooled_BK: Array, linear_B: Array
 ) -> None:
     """Bi-Interaction and the linear part of each row (He & Chua 2017, eq. 2-4), and sum_s x_s v_s.
 
     Writes the last three arguments.
     """
-    rows, slots = ids_BS.shape
-    factors = weight_VD.shape[1] - 1
+    rows, slots = index_BS.shape
+    factors = weight_XD.shape[1] - 1
+    index_N, last = index_BS.reshape(-1), index_BS.size - 1
     for b in prange(rows):
         total, square = sum_BK[b], pooled_BK[b]
         total[:] = 0
         square[:] = 0
-        linear_B[b] = 0
+        linear = weight_XD.dtype.type(0)
         for s in range(slots):
-            row, x = weight_VD[ids_BS[b, s]], x_BS[b, s]
+            _prefetch(weight_XD, index_N[min(b * slots + s + _AHEAD, last)])
+            row, x = weight_XD[index_BS[b, s]], x_BS[b, s]
             for k in range(factors):
                 e = row[k] * x
                 total[k] += e
                 square[k] += e * e
-            linear_B[b] += row[factors] * x
+            linear += row[factors] * x
+        linear_B[b] = linear
         for k in range(factors):
             square[k] = (total[k] * total[k] - square[k]) / 2
 
 
-@njit(parallel=True, fastmath=_FAST, cache=True)
+@njit(nogil=True, fastmath=_FAST, inline="always")
+def _step_row(weight_XD, first_XD, second_XD, at, grad_D, rule, c):  # type: ignore[no-untyped-def]
+    """Step one row of the table by a rule, whose constants are ``c`` (see ``nfm.table``)."""
+    row, first = weight_XD[at], first_XD[at]
+    rate, eps = c[0], c[1]  # read before the loops, which could otherwise not be vectorised
+    if rule == ADAGRAD:
+        for d in range(len(grad_D)):
+            first[d] += grad_D[d] * grad_D[d]
+            row[d] -= rate * grad_D[d] / (np.sqrt(first[d]) + eps)
+    else:
+        second = second_XD[at]
+        beta1, rest1, beta2, rest2, correction2 = c[2], c[3], c[4], c[5], c[6]
+        for d in range(len(grad_D)):
+            first[d] = beta1 * first[d] + rest1 * grad_D[d]
+            second[d] = beta2 * second[d] + rest2 * grad_D[d] * grad_D[d]
+            row[d] -= rate * first[d] / (np.sqrt(second[d] / correction2) + eps)
+
+
+@njit(nogil=True, cache=True)
+def _first_of(piece: int, start: Array) -> int:
+    """The distinct id at which a piece begins, so that all pieces have like work."""
+    distinct = len(start) - 1
+    goal = (start[distinct] + _ROW_WORK * distinct) * piece // _PIECES
+    low, high = 0, distinct
+    while low < high:
+        middle = (low + high) // 2
+        if start[middle] + _ROW_WORK * middle < goal:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@njit(parallel=True, nogil=True, fastmath=_FAST, cache=True)
 def pool_gradient(
-    weight_VD: Array,
-    ids_U: Array,
+    weight_XD: Array,
+    index_U: Array,
     start: Array,
     positions_N: Array,
     x_BS: Array,
@@ -107,21 +178,38 @@ def pool_gradient(
     l1_D: Array,
     l2_D: Array,
     out_UD: Array,
+    rule: int,
+    first_XD: Array,
+    second_XD: Array,
+    constants: Array,
 ) -> None:
-    """Gradient of the distinct rows, penalties included; writes ``out_UD``.
+    """Gradient of the distinct rows, penalties included.
 
     With g the gradient of a row's pooled vector and s its sum of x v, feature i receives
     ``sum over its occurrences of x g (s - x v_i)``, here ``sum x g s - v_i sum x^2 g``.
+
+    ``rule`` KEEP writes ``out_UD``; any other steps the rows of the table at once by it, with the
+    state of the rows and the constants as ``step_rows`` takes them.
     """
-    distinct, width = out_UD.shape
-    factors, slots = width - 1, x_BS.shape[1]
+    distinct, width = len(index_U), weight_XD.shape[1]
+    (rows, factors), slots = sum_BK.shape, x_BS.shape[1]
     x_N = x_BS.reshape(-1)
-    grad_sum_BK = grad_pooled_BK * sum_BK
+    both_BK2 = np.empty((rows, 2 * factors), weight_XD.dtype)  # g s beside g: one place to look
+    for b in prange(rows):
+        for k in range(factors):
+            both_BK2[b, k] = grad_pooled_BK[b, k] * sum_BK[b, k]
+            both_BK2[b, factors + k] = grad_pooled_BK[b, k]
     penalised = np.any(l1_D != 0) or np.any(l2_D != 0)
-    for chunk in prange(_CHUNKS):
-        squares = np.empty(factors, weight_VD.dtype)
-        for u in range(chunk * distinct // _CHUNKS, (chunk + 1) * distinct // _CHUNKS):
-            row, grad = weight_VD[ids_U[u]], out_UD[u]
+    for piece in prange(_PIECES):
+        grad = np.empty(width, weight_XD.dtype)
+        squares = np.empty(factors, weight_XD.dtype)
+        for u in range(_first_of(piece, start), _first_of(piece + 1, start)):
+            ahead = index_U[min(u + _AHEAD, distinct - 1)]
+            _prefetch(weight_XD, ahead)
+            if rule != KEEP:
+                _prefetch(first_XD, ahead)
+                if rule == ADAM:
+                    _prefetch(second_XD, ahead)
             grad[:] = 0
             squares[:] = 0
             count = 0
@@ -131,52 +219,51 @@ def pool_gradient(
                     continue
                 count += 1
                 b = positions_N[j] // slots
-                g, gs = grad_pooled_BK[b], grad_sum_BK[b]
+                both = both_BK2[b]
                 for k in range(factors):
-                    grad[k] += x * gs[k]
-                    squares[k] += x * x * g[k]
+                    grad[k] += x * both[k]
+                    squares[k] += x * x * both[factors + k]
                 grad[factors] += x * grad_linear_B[b]
+            row = weight_XD[index_U[u]]
             for k in range(factors):
                 grad[k] -= row[k] * squares[k]
-            if penalised:  # else it would cost as much as all the rest
+            if penalised:
                 for d in range(width):
                     grad[d] += count * (l2_D[d] * row[d] + l1_D[d] * np.sign(row[d]))
+            if rule == KEEP:
+                out_UD[u, :] = grad
+            else:
+                _step_row(weight_XD, first_XD, second_XD, index_U[u], grad, rule, constants)
 
 
-@njit(parallel=True, fastmath=_FAST, cache=True)
-def adagrad_rows(
-    weight_VD: Array, sum_VD: Array, ids_U: Array, grad_UD: Array, rate: Any, eps: Any
-) -> None:
-    """One Adagrad step of these distinct rows, in place (see ``nfm.table.RowAdagrad``)."""
-    for u in prange(len(ids_U)):
-        row, total, grad = weight_VD[ids_U[u]], sum_VD[ids_U[u]], grad_UD[u]
-        for d in range(len(row)):
-            total[d] += grad[d] * grad[d]
-            row[d] -= rate * grad[d] / (np.sqrt(total[d]) + eps)
-
-
-@njit(parallel=True, fastmath=_FAST, cache=True)
-def adam_rows(
-    weight_VD: Array,
-    mean_VD: Array,
-    square_VD: Array,
-    ids_U: Array,
+@njit(parallel=True, nogil=True, fastmath=_FAST, cache=True)
+def step_rows(
+    weight_RD: Array,
+    first_RD: Array,
+    second_RD: Array,
+    index_U: Array,
     grad_UD: Array,
-    rate: Any,
-    beta1: Any,
-    beta2: Any,
-    correction2: Any,
-    eps: Any,
+    rule: int,
+    constants: Array,
 ) -> None:
-    """One lazy Adam step of these distinct rows, in place (see ``nfm.table.RowAdam``).
+    """Step distinct rows by their gradient, in place."""
+    distinct = len(index_U)
+    for u in prange(distinct):
+        ahead = index_U[min(u + _AHEAD, distinct - 1)]
+        _prefetch(weight_RD, ahead)
+        _prefetch(first_RD, ahead)
+        if rule == ADAM:
+            _prefetch(second_RD, ahead)
+        _step_row(weight_RD, first_RD, second_RD, index_U[u], grad_UD[u], rule, constants)
 
-    ``rate`` carries the correction of the first moment, ``correction2`` is that of the second.
-    """
-    one = beta1 / beta1
-    for u in prange(len(ids_U)):
-        row, grad = weight_VD[ids_U[u]], grad_UD[u]
-        mean, square = mean_VD[ids_U[u]], square_VD[ids_U[u]]
-        for d in range(len(row)):
-            mean[d] = beta1 * mean[d] + (one - beta1) * grad[d]
-            square[d] = beta2 * square[d] + (one - beta2) * grad[d] * grad[d]
-            row[d] -= rate * mean[d] / (np.sqrt(square[d] / correction2) + eps)
+
+@njit(parallel=True, nogil=True, fastmath=_FAST, cache=True)
+def sum_rows(start: Array, positions_M: Array, rows_MD: Array, out_UD: Array) -> None:
+    """Add up the rows that belong to each distinct id, in the order of their positions."""
+    for u in prange(len(start) - 1):
+        out = out_UD[u]
+        out[:] = rows_MD[positions_M[start[u]]]
+        for j in range(start[u] + 1, start[u + 1]):
+            row = rows_MD[positions_M[j]]
+            for d in range(len(out)):
+                out[d] += row[d]

@@ -3,9 +3,11 @@
 Two implementations of one thing: ``KernelLookup`` runs compiled loops on the CPU, ``TorchLookup``
 plain torch on any device; the tests hold one against the other.
 
-Shapes: B = rows of a batch, S = slots, K = factors, D = K + 1, U = distinct ids, V = features.
+Shapes: B = rows of a batch, S = slots, K = factors, D = K + 1, U = distinct ids, X = rows that the
+batch reads from: the whole table, or a copy of its distinct rows.
 """
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -14,71 +16,100 @@ import torch
 from nfm import kernels
 from nfm.batch import Batch
 from nfm.layers import bi_interaction
+from nfm.row_optimizers import RowOptimizer
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Where a batch finds the rows of its features.
+
+    Attributes:
+        weight_XD: The rows.
+        index_BS: Per slot, its row of ``weight_XD``.
+        index_U: Per distinct id, its row of ``weight_XD``; None if that is the id itself.
+    """
+
+    weight_XD: torch.Tensor
+    index_BS: torch.Tensor
+    index_U: torch.Tensor | None
+
+    def of_distinct(self, batch: Batch) -> torch.Tensor:
+        """Rows of the batch's distinct ids: indices [U] into ``weight_XD``."""
+        return batch.groups.ids_U if self.index_U is None else self.index_U
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """The gradient at what a lookup gave to the model, and the penalties.
+
+    To each feature of each row of the batch belongs the penalty ``l2/2 * v^2 + l1 * |v|``.
+    """
+
+    linear_B: torch.Tensor
+    pooled_BK: torch.Tensor
+    l1_D: torch.Tensor
+    l2_D: torch.Tensor
 
 
 def read_rows(
-    weight_VD: torch.Tensor, ids_BS: torch.Tensor, x_BS: torch.Tensor
+    weight_XD: torch.Tensor, index_BS: torch.Tensor, x_BS: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The linear part sum_s w_s x_s [B] and the Bi-Interaction [B, K] of each row."""
-    xrows_BSD = weight_VD[ids_BS] * x_BS.unsqueeze(-1)
+    xrows_BSD = weight_XD[index_BS] * x_BS.unsqueeze(-1)
     return xrows_BSD[..., -1].sum(dim=1), bi_interaction(xrows_BSD[..., :-1])
 
 
 class Lookup(Protocol):
-    """The table's part in one step: first ``forward``, then ``gradient`` of the same batch."""
+    """The table's part in one step: ``forward``, then ``gradient`` or ``learn`` of the same.
 
-    def forward(self, weight_VD: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    Attributes:
+        rows: What the last ``forward`` read.
+    """
+
+    rows: Rows
+
+    def forward(self, rows: Rows, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Linear part [B] and Bi-Interaction [B, K]; both ask autograd for their gradient."""
         ...
 
-    def gradient(
-        self,
-        weight_VD: torch.Tensor,
-        grad_linear_B: torch.Tensor,
-        grad_pooled_BK: torch.Tensor,
-        l1_D: torch.Tensor,
-        l2_D: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The distinct ids [U] and the gradient of their rows [U, D].
+    def gradient(self, upstream: Upstream) -> torch.Tensor:
+        """The gradient of the distinct rows [U, D]; valid until the next step."""
+        ...
 
-        To each feature of each row of the batch belongs the penalty ``l2/2 * v^2 + l1 * |v|``.
-        """
+    def learn(self, upstream: Upstream, optimizer: RowOptimizer) -> None:
+        """Compute the gradient and step the rows, which are the table's own, at once."""
         ...
 
 
 class TorchLookup:
     """Plain torch, with the closed form of the gradient: x * g * (s - x v)."""
 
-    def forward(self, weight_VD: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, rows: Rows, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Linear part [B] and Bi-Interaction [B, K]; both ask autograd for their gradient."""
-        self.batch = batch
-        linear_B, pooled_BK = read_rows(weight_VD, batch.ids_BS, batch.x_BS)
+        self.rows, self.batch = rows, batch
+        linear_B, pooled_BK = read_rows(rows.weight_XD, rows.index_BS, batch.x_BS)
         return linear_B.requires_grad_(), pooled_BK.requires_grad_()
 
-    def gradient(
-        self,
-        weight_VD: torch.Tensor,
-        grad_linear_B: torch.Tensor,
-        grad_pooled_BK: torch.Tensor,
-        l1_D: torch.Tensor,
-        l2_D: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The distinct ids [U] and the gradient of their rows [U, D]."""
+    def gradient(self, upstream: Upstream) -> torch.Tensor:
+        """The gradient of the distinct rows [U, D]."""
         x_BS1 = self.batch.x_BS.unsqueeze(-1)
-        ids_U, inverse_BS = torch.unique(self.batch.ids_BS, return_inverse=True)
-        rows_UD = weight_VD[ids_U]
-        e_BSK = rows_UD[inverse_BS][..., :-1] * x_BS1
+        rows_UD = self.rows.weight_XD[self.rows.of_distinct(self.batch)]
+        e_BSK = self.rows.weight_XD[self.rows.index_BS][..., :-1] * x_BS1
         s_B1K = e_BSK.sum(dim=1, keepdim=True)
-        grad_v_BSK = x_BS1 * grad_pooled_BK.unsqueeze(1) * (s_B1K - e_BSK)
-        grad_w_BS1 = x_BS1 * grad_linear_B.view(-1, 1, 1)
-        grad_BSD = torch.cat([grad_v_BSK, grad_w_BS1], dim=-1)
-        grad_UD = torch.zeros_like(rows_UD).index_add_(
-            0, inverse_BS.flatten(), grad_BSD.flatten(end_dim=1)
-        )
+        grad_v_BSK = x_BS1 * upstream.pooled_BK.unsqueeze(1) * (s_B1K - e_BSK)
+        grad_w_BS1 = x_BS1 * upstream.linear_B.view(-1, 1, 1)
+        grad_ND = torch.cat([grad_v_BSK, grad_w_BS1], dim=-1).flatten(end_dim=1)
+        inverse_N = self.batch.groups.inverse_N
+        grad_UD = torch.zeros_like(rows_UD).index_add_(0, inverse_N, grad_ND)
         present_N = (self.batch.x_BS != 0).to(rows_UD.dtype).flatten()
-        counts_U = torch.zeros_like(rows_UD[:, 0]).index_add_(0, inverse_BS.flatten(), present_N)
-        penalty_UD = l2_D * rows_UD + l1_D * rows_UD.sign()
-        return ids_U, grad_UD + counts_U.unsqueeze(1) * penalty_UD
+        counts_U = torch.zeros_like(rows_UD[:, 0]).index_add_(0, inverse_N, present_N)
+        penalty_UD = upstream.l2_D * rows_UD + upstream.l1_D * rows_UD.sign()
+        return grad_UD + counts_U.unsqueeze(1) * penalty_UD
+
+    def learn(self, upstream: Upstream, optimizer: RowOptimizer) -> None:
+        """Compute the gradient and step the rows."""
+        index_U = self.rows.of_distinct(self.batch)
+        optimizer.update(self.rows.weight_XD, index_U, self.gradient(upstream))
 
 
 class KernelLookup:
@@ -88,34 +119,52 @@ class KernelLookup:
         # Kept from step to step: fresh pages cost more than the sums written to them.
         self.buffer_UD = np.empty((0, 0))
 
-    def forward(self, weight_VD: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, rows: Rows, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Linear part [B] and Bi-Interaction [B, K]; both ask autograd for their gradient."""
-        self.ids_BS, self.x_BS = batch.ids_BS.numpy(), batch.x_BS.numpy()
-        weight = weight_VD.numpy()
-        shape = len(batch), weight.shape[1] - 1
-        self.sum_BK = np.empty(shape, weight.dtype)
-        pooled_BK, linear_B = np.empty(shape, weight.dtype), np.empty(len(batch), weight.dtype)
-        kernels.pool(weight, self.ids_BS, self.x_BS, self.sum_BK, pooled_BK, linear_B)
+        self.rows, self.batch = rows, batch
+        weight_XD = rows.weight_XD.numpy()
+        shape = len(batch), weight_XD.shape[1] - 1
+        self.sum_BK = np.empty(shape, weight_XD.dtype)
+        pooled_BK, linear_B = np.empty_like(self.sum_BK), np.empty(len(batch), weight_XD.dtype)
+        kernels.pool(
+            *(weight_XD, rows.index_BS.numpy(), batch.x_BS.numpy()),
+            *(self.sum_BK, pooled_BK, linear_B),
+        )
         linear, pooled = torch.from_numpy(linear_B), torch.from_numpy(pooled_BK)
         return linear.requires_grad_(), pooled.requires_grad_()
 
-    def gradient(
+    def gradient(self, upstream: Upstream) -> torch.Tensor:
+        """The gradient of the distinct rows [U, D]; valid until the next step."""
+        distinct, width = len(self.batch.groups.ids_U), self.rows.weight_XD.shape[1]
+        if len(self.buffer_UD) < distinct:
+            self.buffer_UD = np.empty((distinct * 5 // 4, width), self.sum_BK.dtype)
+        grad_UD = self.buffer_UD[:distinct]
+        unused = grad_UD[:0]
+        self._run(upstream, grad_UD, kernels.KEEP, (unused, unused), unused[:, 0])
+        return torch.from_numpy(grad_UD)
+
+    def learn(self, upstream: Upstream, optimizer: RowOptimizer) -> None:
+        """Compute the gradient and step the rows, which are the table's own, at once."""
+        out = np.empty((0, self.rows.weight_XD.shape[1]), self.sum_BK.dtype)
+        self._run(upstream, out, optimizer.rule, optimizer.moments(), optimizer.advance())
+
+    def _run(
         self,
-        weight_VD: torch.Tensor,
-        grad_linear_B: torch.Tensor,
-        grad_pooled_BK: torch.Tensor,
-        l1_D: torch.Tensor,
-        l2_D: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The distinct ids [U] and the gradient of their rows [U, D]."""
-        ids_U, start, positions_N = kernels.group_ids(self.ids_BS.reshape(-1))
-        shape = len(ids_U), weight_VD.shape[1]
-        if len(self.buffer_UD) < len(ids_U):
-            self.buffer_UD = np.empty(shape, self.sum_BK.dtype)
-        grad_UD = self.buffer_UD[: len(ids_U)]
+        upstream: Upstream,
+        out_UD: kernels.Array,
+        rule: int,
+        moments: tuple[kernels.Array, kernels.Array],
+        constants: kernels.Array,
+    ) -> None:
+        groups = self.batch.groups
         kernels.pool_gradient(
-            *(weight_VD.numpy(), ids_U, start, positions_N, self.x_BS, self.sum_BK),
-            *(grad_pooled_BK.contiguous().numpy(), grad_linear_B.contiguous().numpy()),
-            *(l1_D.numpy(), l2_D.numpy(), grad_UD),
+            *(self.rows.weight_XD.numpy(), self.rows.of_distinct(self.batch).numpy()),
+            *(groups.start.numpy(), groups.positions_N.numpy()),
+            *(self.batch.x_BS.numpy(), self.sum_BK),
+            *(upstream.pooled_BK.contiguous().numpy(), upstream.linear_B.contiguous().numpy()),
+            *(upstream.l1_D.numpy(), upstream.l2_D.numpy(), out_UD),
+            rule=rule,
+            first_XD=moments[0],
+            second_XD=moments[1],
+            constants=constants,
         )
-        return torch.from_numpy(ids_U), torch.from_numpy(grad_UD)

@@ -19,7 +19,8 @@ class RunLog:
 
     Args:
         directory: Gets ``metrics.jsonl`` (one JSON object per epoch), ``tensorboard/`` and
-            ``progress.json`` (where the run stands now, for the launcher's progress bar).
+            ``progress.json`` (where the run stands now, for the launcher's progress bar; its age
+            tells the launcher whether the workers still move).
     """
 
     def __init__(self, directory: Path) -> None:
@@ -28,14 +29,23 @@ class RunLog:
         self._events = SummaryWriter(str(directory / "tensorboard"))
         self._next_progress = 0.0
 
-    def progress(self, epoch: int, step: int, steps: int) -> None:
-        """Say where the run stands, a few times a second at most."""
+    def start(self, epoch: int) -> None:
+        """Forget the epochs that a resumed training takes again."""
+        if self._metrics.exists():
+            lines = self._metrics.read_text().splitlines(keepends=True)
+            kept = [line for line in lines if json.loads(line)["epoch"] < epoch]
+            self._metrics.write_text("".join(kept))
+
+    def progress(self, epoch: int, step: int, steps: int) -> bool:
+        """Say where the run stands, a few times a second at most; true if it was said."""
         now = time.monotonic()
-        if now >= self._next_progress or step == steps:
-            self._next_progress = now + _PROGRESS_EVERY_S
-            temporary = self._progress.with_suffix(".tmp")
-            temporary.write_text(json.dumps({"epoch": epoch, "step": step, "steps": steps}))
-            temporary.replace(self._progress)
+        if now < self._next_progress:
+            return False
+        self._next_progress = now + _PROGRESS_EVERY_S
+        temporary = self._progress.with_suffix(".tmp")
+        temporary.write_text(json.dumps({"epoch": epoch, "step": step, "steps": steps}))
+        temporary.replace(self._progress)
+        return True
 
     def epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         """Add an epoch's metrics to every log."""

@@ -8,16 +8,19 @@ the number of all rows, so that the gradients of the workers simply add up.
 Shapes: B = rows of this worker, S = slots, U = distinct ids, D = K + 1.
 """
 
+import math
+from dataclasses import dataclass
+
 import torch
-from torch import nn
 from torch.nn import functional as F
 
-from conf.schema import PenaltyConfig, TrainConfig
+from conf.schema import Config, PenaltyConfig, TrainConfig
 from nfm.batch import Batch
-from nfm.collectives import Collectives
-from nfm.lookup import KernelLookup, Lookup, TorchLookup
+from nfm.collectives import Collectives, Later
+from nfm.lookup import KernelLookup, Lookup, TorchLookup, Upstream
+from nfm.models import build_model
 from nfm.models.nfm import NFM
-from nfm.table import EmbeddingTable
+from nfm.table import EmbeddingTable, new_table
 
 
 def row_losses(task: str, logits_B: torch.Tensor, label_B: torch.Tensor) -> torch.Tensor:
@@ -27,15 +30,31 @@ def row_losses(task: str, logits_B: torch.Tensor, label_B: torch.Tensor) -> torc
     return (logits_B - label_B).square()
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What all workers know alike after a step.
+
+    Attributes:
+        loss: Summed loss of all workers' rows, penalties apart.
+        finite: Whether loss and gradients were; if not, nothing was changed.
+        stop: Whether some worker was asked to stop.
+    """
+
+    loss: float
+    finite: bool
+    stop: bool
+
+
 class TrainStep:
     """A model, its table, and what one step does to them.
 
     Args:
         model: The dense part; the same on every worker.
-        table: The embeddings; the same on every worker, and kept so by every step.
+        table: The embeddings.
         workers: Who takes the step together.
         task: binary or regression.
         config: Optimiser and penalties.
+        compiled: Whether compiled loops work on the table (main memory only) or plain torch.
     """
 
     def __init__(
@@ -45,14 +64,20 @@ class TrainStep:
         workers: Collectives,
         task: str,
         config: TrainConfig,
+        *,
+        compiled: bool,
     ) -> None:
-        self.model, self.table, self.workers = model, table, workers
-        self.task, self.l1, self.l2 = task, config.l1, config.l2
-        self.l1_D = _per_column(config.l1, table.weight_VD)
-        self.l2_D = _per_column(config.l2, table.weight_VD)
-        self.lookup: Lookup = KernelLookup() if table.compiled else TorchLookup()
+        self.model, self.table, self.workers, self.task = model, table, workers, task
+        self.l1, self.l2 = config.l1, config.l2
+        self.l1_D = _per_column(config.l1, table.weight_RD)
+        self.l2_D = _per_column(config.l2, table.weight_RD)
+        self.lookup: Lookup = KernelLookup() if compiled else TorchLookup()
+        self.device = table.weight_RD.device
+        self.autocast = self.device.type == "cuda" and config.precision == "bf16"
         self.dense = list(model.parameters())
         self.matrices = [p for p in self.dense if p.ndim > 1]
+        self.buffers = list(model.buffers())
+        self.buffers_before = [buffer.clone() for buffer in self.buffers]
         rate = config.optimizer.learning_rate
         self.optimizer: torch.optim.Optimizer
         if config.optimizer.name == "adagrad":
@@ -63,59 +88,104 @@ class TrainStep:
         else:
             self.optimizer = torch.optim.Adam(self.dense, lr=rate)
 
-    def __call__(self, batch: Batch, all_rows: int) -> float:
+    def __call__(self, batch: Batch, all_rows: int, *, stop: bool = False) -> Outcome:
         """Take one step with the other workers.
 
         Args:
             batch: This worker's rows; may have none.
             all_rows: Rows of all workers in this step; at least one.
-
-        Returns:
-            The summed loss of this worker's rows, penalties apart.
+            stop: Whether this worker was asked to stop.
         """
         self.model.train()
-        weight_VD = self.table.weight_VD
-        linear_B, pooled_BK = self.lookup.forward(weight_VD, batch)
-        loss = row_losses(self.task, self.model(linear_B, pooled_BK), batch.label_B).sum()
+        batch = batch.to(self.device)
+        rows = self.table.read(batch)
+        linear_B, pooled_BK = self.lookup.forward(rows, batch)
+        torch._foreach_copy_(self.buffers_before, self.buffers)
+        logits_B = self._logits(linear_B, pooled_BK)
+        loss = row_losses(self.task, logits_B, batch.label_B.to(logits_B.dtype)).sum()
         self.optimizer.zero_grad()
         (loss / all_rows).backward()
         assert linear_B.grad is not None
         assert pooled_BK.grad is not None
-        ids_U, grad_UD = self.lookup.gradient(
-            weight_VD, linear_B.grad, pooled_BK.grad, self.l1_D / all_rows, self.l2_D / all_rows
-        )
-        self._sum_dense_gradients()
-        self.optimizer.step()
-        self.table.update(*self._sum_row_gradients(ids_U, grad_UD))
-        return float(loss.detach())
+        known = self._send_dense_gradients(loss, linear_B.grad.sum() + pooled_BK.grad.sum(), stop)
+        penalties = self.l1_D / all_rows, self.l2_D / all_rows
+        self.table.send(self.lookup, Upstream(linear_B.grad, pooled_BK.grad, *penalties))
+        outcome = self._receive_dense_gradients(known)
+        self.table.learn(apply=outcome.finite)
+        if outcome.finite:
+            self._add_dense_penalty()
+            self.optimizer.step()
+        else:
+            torch._foreach_copy_(self.buffers, self.buffers_before)
+        return outcome
 
-    def _sum_dense_gradients(self) -> None:
-        """One fused sum over the workers, then the penalty, which no worker's rows weigh."""
+    @torch.no_grad()
+    def predict(self, batch: Batch) -> torch.Tensor:
+        """Logits (or predicted values) of this worker's rows [B]; all workers call it."""
+        self.model.eval()
+        batch = batch.to(self.device)
+        return self._logits(*self.lookup.forward(self.table.read(batch), batch)).cpu()
+
+    def _logits(self, linear_B: torch.Tensor, pooled_BK: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cuda", torch.bfloat16, enabled=self.autocast):
+            logits_B: torch.Tensor = self.model(linear_B, pooled_BK)
+        return logits_B.to(linear_B.dtype)
+
+    def _send_dense_gradients(
+        self, loss: torch.Tensor, upstream: torch.Tensor, stop: bool
+    ) -> Later:
+        """One sum over the workers, of the gradients and of what they must know of each other."""
         grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.dense]
-        total = self.workers.sum(nn.utils.parameters_to_vector(grads), "grad.dense")
-        for parameter, part in zip(
-            self.dense, total.split([g.numel() for g in grads]), strict=True
-        ):
+        # 0 * upstream is 0, or NaN where some of it is not finite.
+        known = torch.stack([loss.detach(), 0 * upstream, loss.new_tensor(float(stop))])
+        vector = torch.cat([*(grad.flatten() for grad in grads), known])
+        return self.workers.sum_later(vector, "grad.dense")
+
+    def _receive_dense_gradients(self, summed: Later) -> Outcome:
+        total = summed()
+        *parts, known = total.split([*(parameter.numel() for parameter in self.dense), 3])
+        for parameter, part in zip(self.dense, parts, strict=True):
             parameter.grad = part.view_as(parameter)
+        finite = math.isfinite(float(total.sum()))
+        return Outcome(loss=float(known[0]), finite=finite, stop=bool(known[2] > 0))
+
+    def _add_dense_penalty(self) -> None:
+        """The penalty of the matrices, which no worker's rows weigh."""
         for matrix in self.matrices:
             weight = matrix.detach()
-            matrix.grad.add_(self.l2.dense * weight + self.l1.dense * weight.sign())  # type: ignore[union-attr]
-
-    def _sum_row_gradients(
-        self, ids_U: torch.Tensor, grad_UD: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The union of all workers' ids, and their gradients added in order of rank."""
-        if self.workers.size == 1:
-            return ids_U, grad_UD
-        all_ids = self.workers.gather(ids_U, "grad.ids")
-        all_grads = self.workers.gather(grad_UD, "grad.rows")
-        union_ids, inverse = torch.unique(all_ids, return_inverse=True)
-        summed = torch.zeros(len(union_ids), grad_UD.shape[1], dtype=grad_UD.dtype)
-        return union_ids, summed.index_add_(0, inverse, all_grads)
+            penalty = self.l2.dense * weight + self.l1.dense * weight.sign()
+            matrix.grad.add_(penalty)  # type: ignore[union-attr]
 
 
-def _per_column(strength: PenaltyConfig, like_VD: torch.Tensor) -> torch.Tensor:
+def build_step(
+    config: Config,
+    num_features: int,
+    workers: Collectives,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | None = None,
+    compiled: bool = True,
+) -> TrainStep:
+    """The model, table and optimisers at step 0: the same on every worker, by the seed.
+
+    Args:
+        config: The run.
+        num_features: Size of the one-hot space.
+        workers: Who trains together.
+        dtype: Of all weights; float64 proves equalities.
+        device: Where they are; None is main memory.
+        compiled: Whether the loops are compiled (main memory only) or plain torch.
+    """
+    device = device or torch.device("cpu")
+    compiled = compiled and device.type == "cpu"
+    torch.manual_seed(config.train.seed)
+    model = build_model(config.model, workers, compiled=compiled).to(device, dtype)
+    table = new_table(config, num_features, workers, dtype, device)
+    return TrainStep(model, table, workers, config.task, config.train, compiled=compiled)
+
+
+def _per_column(strength: PenaltyConfig, like_RD: torch.Tensor) -> torch.Tensor:
     """The strength of each column of the table: K times the factors', then the linear weight's."""
-    columns = torch.full_like(like_VD[0], strength.embedding)
+    columns = like_RD.new_full((like_RD.shape[1],), strength.embedding)
     columns[-1] = strength.linear
     return columns

@@ -1,10 +1,13 @@
 """The training loop: epochs of steps, validation, checkpoints, early stopping."""
 
-import itertools
+import contextlib
 import json
+import logging
 import math
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,16 +16,35 @@ from conf.errors import RunError
 from conf.manifest import Manifest, SplitSpec
 from conf.schema import Config
 from nfm.batch import Batch, num_slots
-from nfm.checkpoint import Position, tensors_of, weights_of, write_checkpoint
+from nfm.checkpoint import (
+    CHECKPOINTS,
+    Position,
+    damage,
+    dense_tensors,
+    directory_of,
+    list_checkpoints,
+    read_position,
+    restore,
+)
+from nfm.checkpoint_writer import CheckpointWriter
 from nfm.collectives import Collectives
-from nfm.epoch_plan import plan_epoch
-from nfm.lookup import read_rows
+from nfm.diagnosis import blame
+from nfm.epoch_plan import EpochPlan, plan_epoch
+from nfm.file_cache import FileCache
 from nfm.metrics import HIGHER_IS_BETTER, METRICS
-from nfm.models import build_model
 from nfm.run_log import RunLog
 from nfm.step import TrainStep
 from nfm.stream import stream_batches
-from nfm.table import EmbeddingTable
+
+logger = logging.getLogger(__name__)
+
+
+class StoppedError(RunError):
+    """The training was asked to stop, and did so after a checkpoint."""
+
+
+class NotFiniteError(RunError):
+    """The training diverged: starting it again would end in the same way."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +53,14 @@ class Result:
 
     Attributes:
         best_epoch: The epoch with the best validation metric.
+        best_step: Steps at its end: the name of its checkpoint.
         metrics: Its validation metrics.
         epochs: Epochs run.
         rows: Training rows read, over all epochs and workers.
     """
 
     best_epoch: int
+    best_step: int
     metrics: dict[str, float]
     epochs: int
     rows: int
@@ -46,37 +70,6 @@ class Result:
         return json.dumps(self.__dict__)
 
 
-def build_step(
-    config: Config,
-    num_features: int,
-    workers: Collectives,
-    *,
-    dtype: torch.dtype = torch.float32,
-    compiled: bool = True,
-) -> TrainStep:
-    """The model, table and optimisers at step 0: the same on every worker, by the seed.
-
-    Args:
-        config: The run.
-        num_features: Size of the one-hot space.
-        workers: Who trains together.
-        dtype: Of all weights; float64 proves equalities.
-        compiled: Whether the table's loops are compiled (CPU) or plain torch.
-    """
-    torch.manual_seed(config.train.seed)
-    model = build_model(config.model, workers).to(dtype)
-    table = EmbeddingTable(
-        num_features,
-        config.model.embedding_dim,
-        std=config.model.embedding_std,
-        optimizer=config.train.optimizer,
-        generator=torch.Generator().manual_seed(config.train.seed),
-        dtype=dtype,
-        compiled=compiled,
-    )
-    return TrainStep(model, table, workers, config.task, config.train)
-
-
 class Trainer:
     """Trains a model on a manifest's data, together with the other workers.
 
@@ -84,8 +77,10 @@ class Trainer:
         config: The run.
         manifest: The data.
         workers: Who trains together.
-        checkpoints: Directory of the checkpoints.
+        run: Directory of the run; a checkpoint below it is where the training goes on.
         log: Rank 0's log; None on the others.
+        step: The model and its table, at step 0.
+        stop_asked: Tells whether this worker was asked to stop; called at every step.
     """
 
     def __init__(
@@ -93,111 +88,185 @@ class Trainer:
         config: Config,
         manifest: Manifest,
         workers: Collectives,
-        checkpoints: str,
+        run: Path,
         log: RunLog | None,
+        step: TrainStep,
+        stop_asked: Callable[[], bool] = lambda: False,
     ) -> None:
         self.config, self.manifest, self.workers = config, manifest, workers
-        self.checkpoints, self.log = checkpoints, log
-        self.step = build_step(config, manifest.num_features, workers)
+        self.log, self.step, self.stop_asked = log, step, stop_asked
+        self.nothing = Batch.empty(num_slots(manifest.fields))
+        self.checkpoints = run / CHECKPOINTS
+        train = config.train
+        self.writer = CheckpointWriter(
+            self.checkpoints, workers, train.checkpoint.keep, train.stall_timeout_s
+        )
+        self.cache = FileCache(train.cache, manifest) if train.cache else None
+        self.position = Position()
 
     def fit(self) -> Result:
-        """Train until the epochs are through or validation stops getting better."""
+        """Train until the epochs are through or validation stops getting better.
+
+        Raises:
+            StoppedError: ``stop_asked`` said so on some worker; a checkpoint was written.
+            NotFiniteError: Too many steps, or the validation, came out infinite or NaN.
+            RunError: A checkpoint could not be written.
+        """
+        self._restore()
+        try:
+            while not self._finished():
+                self._run_epoch()
+        finally:
+            self.writer.wait()
+        self._check_replicas()
+        at = self.position
+        rows = self.manifest.splits["train"].rows * at.epoch
+        return Result(at.best_epoch, at.best_step, at.best_metrics, at.epoch, rows)
+
+    def _finished(self) -> bool:
+        at = self.position
+        waited = at.epoch - 1 - at.best_epoch if at.best_epoch >= 0 else 0
+        patience = self.config.train.early_stopping.patience
+        return at.epoch >= self.config.train.epochs or waited >= patience
+
+    def _run_epoch(self) -> None:
+        """Train, validate, write a checkpoint and the log."""
+        epoch, began, rows = self.position.epoch, time.monotonic(), self._train_epoch()
+        rate = rows / (time.monotonic() - began)
+        self._average_statistics()
+        loss = self.position.loss / self.manifest.splits["train"].rows
+        metrics = self._validate()
         stopping = self.config.train.early_stopping
         sign = 1.0 if HIGHER_IS_BETTER[stopping.metric] else -1.0
-        best, best_metrics, best_value, epoch = 0, dict[str, float](), -math.inf, 0
-        for epoch in range(self.config.train.epochs):
-            began = time.monotonic()
-            loss = self._train_epoch(epoch)
-            trained_s = time.monotonic() - began
-            metrics = self._validate()
-            value = sign * metrics[stopping.metric]
-            if epoch == 0 or value > best_value:
-                best, best_metrics, best_value = epoch, metrics, value
-            if self.log:
-                position = Position(epoch, best, metrics)
-                write_checkpoint(self.checkpoints, tensors_of(self.step), position)
-                rate = self.manifest.splits["train"].rows / trained_s
-                valid = {f"valid_{name}": value for name, value in metrics.items()}
-                self.log.epoch(epoch, {"train_loss": loss, **valid, "rows_per_s": rate})
-            if epoch - best >= stopping.patience:
-                break
-        self._check_replicas()
-        rows = self.manifest.splits["train"].rows * (epoch + 1)
-        return Result(best, best_metrics, epoch + 1, rows)
+        at = replace(self.position, epoch=epoch + 1, done=(), loss=0.0)
+        best = at.best_metrics.get(stopping.metric)
+        if best is None or sign * metrics[stopping.metric] > sign * best:
+            at = replace(at, best_epoch=epoch, best_step=at.step, best_metrics=metrics)
+        self.position = at
+        self.writer.write(self.step, at)
+        if self.log:
+            valid = {f"valid_{name}": value for name, value in metrics.items()}
+            self.log.epoch(epoch, {"train_loss": loss, **valid, "rows_per_s": rate})
 
-    def _train_epoch(self, epoch: int) -> float:
-        """One pass over the training rows; returns the mean loss of a row, penalties apart."""
-        train, rank = self.config.train, self.workers.rank
+    def _train_epoch(self) -> int:
+        """Take the steps that are left of the epoch; returns the rows of all workers in them."""
+        train, rank, at = self.config.train, self.workers.rank, self.position
         split = self.manifest.splits["train"]
-        plan = plan_epoch(
-            [file.rows for file in split.files],
-            world_size=self.workers.size,
-            batch_size=train.batch_size,
-            seed=train.seed,
-            epoch=epoch,
-        )
-        entropy = np.random.SeedSequence((train.seed, epoch, rank))
-        torch.manual_seed(int(entropy.generate_state(1)[0]))  # dropout
+        plan = self._plan(split, at)
         batches = stream_batches(
-            self._paths(split, plan.files[rank]),
+            plan.blocks[rank],
+            self._paths(split),
             self.manifest.fields,
             batch_rows=plan.batch_rows[rank],
-            shuffle_rows=train.shuffle_rows,
-            rng=np.random.default_rng(entropy),
+            group=True,
+            cache=self.cache,
         )
-        nothing = Batch.empty(num_slots(self.manifest.fields))
-        padded = itertools.chain(batches, itertools.repeat(nothing))
-        total = 0.0
-        for number, batch in zip(range(plan.steps), padded, strict=False):
-            rows = plan.rows_of_step(number)
-            assert len(batch) == rows[rank], f"{len(batch)} rows, planned {rows[rank]}"
-            total += self.step(batch, sum(rows))
-            if self.log:
-                self.log.progress(epoch, number + 1, plan.steps)
-        summed = self.workers.sum(torch.tensor([total], dtype=torch.float64), "epoch.loss")
-        loss = float(summed) / split.rows
-        if not math.isfinite(loss):
-            raise RunError(
-                f"the training loss became {loss} in epoch {epoch}: lower "
-                f"train.optimizer.learning_rate, or look for extreme values in numeric fields"
+        every = train.checkpoint.every_steps
+        with contextlib.closing(batches):
+            for number in range(plan.steps):
+                self._take_step(next(batches, self.nothing), plan.rows_of_step(number))
+                self._say_progress(number + 1, plan.steps)
+                if every and self.position.step % every == 0 and number + 1 < plan.steps:
+                    self._average_statistics()
+                    self.writer.write(self.step, self.position)
+        return sum(plan.rows)
+
+    def _take_step(self, batch: Batch, rows: tuple[int, ...]) -> None:
+        planned = rows[self.workers.rank]
+        assert len(batch) == planned, f"{len(batch)} rows, planned {planned}"
+        at, train = self.position, self.config.train
+        entropy = (train.seed, at.step, self.workers.rank)
+        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))  # dropout
+        outcome = self.step(batch, sum(rows), stop=self.stop_asked())
+        self.position = at.after_step(
+            self.workers.size, outcome.loss if outcome.finite else 0.0, skipped=not outcome.finite
+        )
+        if not outcome.finite:
+            self._skip(batch)
+        if outcome.stop:
+            self._average_statistics()
+            self.writer.write(self.step, self.position)
+            self.writer.wait()
+            raise StoppedError(
+                f"stopped as asked after step {self.position.step}, in epoch {at.epoch + 1}; a "
+                f"checkpoint of it is in '{self.checkpoints}': go on with --resume"
             )
-        return loss
+
+    def _skip(self, batch: Batch) -> None:
+        """Leave out a step that is not finite, or give up."""
+        at, allowed = self.position, self.config.train.max_skipped_steps
+        cause = blame(batch, self.step.lookup.rows, self.manifest.fields, self.workers)
+        what = f"loss or gradient is not finite in step {at.step} (epoch {at.epoch + 1}): {cause}"
+        if at.skipped > allowed:
+            raise NotFiniteError(
+                f"{what}. Mend the value, or lower train.optimizer.learning_rate; "
+                f"train.max_skipped_steps ({allowed}) leaves out such steps"
+            )
+        logger.warning("%s; left out, %d of %d", what, at.skipped, allowed)
 
     def _validate(self) -> dict[str, float]:
         """Metrics over all workers' validation rows, computed alike on every worker."""
-        split = self.manifest.splits["valid"]
-        plan = plan_epoch(
-            [file.rows for file in split.files],
-            world_size=self.workers.size,
-            batch_size=self.config.train.batch_size,
-            seed=self.config.train.seed,
-            epoch=0,
-        )
-        rank = self.workers.rank
+        split, rank = self.manifest.splits["valid"], self.workers.rank
+        plan = self._plan(split, None)
         batches = stream_batches(
-            self._paths(split, plan.files[rank]),
+            plan.blocks[rank],
+            self._paths(split),
             self.manifest.fields,
             batch_rows=plan.batch_rows[rank],
+            group=self.step.table.shards > 1,
+            cache=self.cache,
         )
         logits, labels = [torch.zeros(0)], [torch.zeros(0)]
-        self.step.model.eval()
-        with torch.no_grad():
-            for batch in batches:
-                read = read_rows(self.step.table.weight_VD, batch.ids_BS, batch.x_BS)
-                logits.append(self.step.model(*read))
+        with contextlib.closing(batches):
+            for number in range(plan.steps):
+                batch = next(batches, self.nothing)
+                logits.append(self.step.predict(batch))
                 labels.append(batch.label_B)
+                self._say_progress(number, plan.steps)
         gathered = [
             self.workers.gather(torch.cat(part), f"valid.{name}").double().numpy()
             for name, part in (("logits", logits), ("labels", labels))
         ]
         metrics = METRICS[self.config.task](*gathered)
         if not all(map(math.isfinite, metrics.values())):
-            raise RunError(f"validation came out as {metrics}: lower train.optimizer.learning_rate")
+            raise NotFiniteError(
+                f"validation came out as {metrics}: lower train.optimizer.learning_rate"
+            )
         return metrics
+
+    def _restore(self) -> None:
+        """Go on from the newest checkpoint that is whole; rank 0 looks which."""
+        chosen = -1
+        for path in list_checkpoints(self.checkpoints) if self.workers.rank == 0 else []:
+            if found := damage(path):
+                logger.warning(
+                    "checkpoint '%s' is damaged (%s); taking the one before", path, found
+                )
+            else:
+                chosen = read_position(path).step
+                break
+        step = int(self.workers.gather(torch.tensor([chosen]), "restore.step")[0])
+        if step >= 0:
+            path = directory_of(self.checkpoints, step)
+            restore(self.step, path)
+            self.position = read_position(path)
+            logger.info("going on after step %d, epoch %d", step, self.position.epoch + 1)
+        if self.log:
+            self.log.start(self.position.epoch)
+        self._say_progress(0, 1)
+
+    def _average_statistics(self) -> None:
+        """Batch norm's running statistics, which differ by worker where each has its own."""
+        if self.config.model.batch_norm == "local" and self.workers.size > 1:
+            for number, buffer in enumerate(self.step.model.buffers()):
+                mean = self.workers.sum(buffer, f"statistics.{number}") / self.workers.size
+                buffer.copy_(mean)
 
     def _check_replicas(self) -> None:
         """Every step must have left the same weights on every worker, to the last bit."""
-        tensors = weights_of(tensors_of(self.step)).values()
+        tensors = [t for name, t in dense_tensors(self.step).items() if name.startswith("model.")]
+        if self.step.table.shards == 1:
+            tensors.append(self.step.table.weight_RD)
         digest = torch.stack([tensor.double().sum() for tensor in tensors]).unsqueeze(0)
         digests = self.workers.gather(digest, "check.replicas")
         if not torch.equal(digests, digests[:1].expand_as(digests)):
@@ -206,5 +275,21 @@ class Trainer:
                 "same kind of processor?"
             )
 
-    def _paths(self, split: SplitSpec, indices: tuple[int, ...]) -> list[str]:
-        return [f"{self.config.features.path}/{split.files[index].path}" for index in indices]
+    def _plan(self, split: SplitSpec, at: Position | None) -> EpochPlan:
+        """Who reads what: the rest of an epoch of training, or a pass in the order of the files."""
+        return plan_epoch(
+            [file.rows for file in split.files],
+            world_size=self.workers.size,
+            batch_size=self.config.train.batch_size,
+            seed=self.config.train.seed,
+            epoch=at.epoch if at else 0,
+            shuffle_rows=self.config.train.shuffle_rows if at else 0,
+            done=at.done if at else (),
+        )
+
+    def _paths(self, split: SplitSpec) -> list[str]:
+        return [f"{self.config.features.path}/{file.path}" for file in split.files]
+
+    def _say_progress(self, step: int, steps: int) -> None:
+        if self.log:
+            self.log.progress(self.position.epoch, step, steps)

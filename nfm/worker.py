@@ -1,14 +1,17 @@
 """One Horovod worker of a training: ``python -m nfm.worker <run directory>``.
 
 The launcher has put the resolved ``config.yaml`` and the ``manifest.json`` into the run directory;
-rank 0 leaves ``result.json`` there, and a worker that fails ``failure.json``.
+rank 0 leaves ``result.json`` there, and a worker that fails ``failure.json``. A worker always goes
+on from the newest checkpoint of the run that is whole.
 """
 
 import json
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
+from types import FrameType
 
 import numba
 import torch
@@ -18,13 +21,31 @@ from conf.errors import PipelineError
 from conf.loader import load_config
 from conf.manifest import read_manifest
 from conf.schema import Config
-from nfm.distributed import HorovodWorkers, WorkersLostError
+from nfm.distributed import HorovodWorkers, WorkersLostError, can_reduce_on_gpu
 from nfm.run_log import RunLog
-from nfm.trainer import Trainer
+from nfm.step import build_step
+from nfm.trainer import NotFiniteError, StoppedError, Trainer
 
-CONFIG, CHECKPOINTS, RESULT, FAILURE = "config.yaml", "checkpoints", "result.json", "failure.json"
+CONFIG, RESULT, FAILURE, STOP = "config.yaml", "result.json", "failure.json", "stop"
 
 logger = logging.getLogger(__name__)
+
+
+class StopSignal:
+    """Whether this worker was asked to stop: by SIGTERM, or by a file ``stop`` in the run."""
+
+    def __init__(self, run: Path) -> None:
+        self._file = run / STOP
+        self._asked = False
+        signal.signal(signal.SIGTERM, self._terminated)
+
+    def __call__(self) -> bool:
+        """Look, at most once a step: the file costs a few microseconds."""
+        self._asked = self._asked or self._file.exists()
+        return self._asked
+
+    def _terminated(self, signum: int, frame: FrameType | None) -> None:
+        self._asked = True
 
 
 def main() -> None:
@@ -39,12 +60,14 @@ def main() -> None:
         else:
             logger.exception("a bug")
         if not isinstance(error, WorkersLostError):  # those that are lost say why themselves
-            failure = {"exit_code": code, "message": str(error) or repr(error)}
+            retry = not isinstance(error, StoppedError | NotFiniteError)
+            failure = {"exit_code": code, "message": str(error) or repr(error), "retry": retry}
             storage.write_text(str(run / FAILURE), json.dumps(failure))
         sys.exit(code)
 
 
 def _train(run: Path, config: Config) -> None:
+    stop_asked = StopSignal(run)
     workers = HorovodWorkers()
     logging.basicConfig(
         level=logging.INFO if workers.rank == 0 else logging.WARNING,
@@ -54,9 +77,14 @@ def _train(run: Path, config: Config) -> None:
     threads = config.train.threads_per_worker or max(1, cores // workers.local_size)
     torch.set_num_threads(threads)
     numba.set_num_threads(min(threads, numba.get_num_threads()))
+    device = torch.device("cpu")
+    if torch.cuda.is_available() and can_reduce_on_gpu():
+        device = torch.device("cuda", workers.local_rank)
+        torch.cuda.set_device(device)
     log = RunLog(run) if workers.rank == 0 else None
     manifest = read_manifest(str(run))
-    result = Trainer(config, manifest, workers, str(run / CHECKPOINTS), log).fit()
+    step = build_step(config, manifest.num_features, workers, device=device)
+    result = Trainer(config, manifest, workers, run, log, step, stop_asked).fit()
     if log:
         log.close()
         (run / RESULT).write_text(result.to_json())

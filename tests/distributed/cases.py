@@ -6,66 +6,87 @@ from pathlib import Path
 import torch
 
 from nfm.batch import Batch
-from nfm.checkpoint import tensors_of
+from nfm.checkpoint import Position, read_tensors
+from nfm.checkpoint_writer import CheckpointWriter
 from nfm.collectives import Collectives
-from nfm.trainer import build_step
+from nfm.step import build_step
 from tests.data import make_config
 
 NUM_FEATURES, SLOTS = 50, 6
+WORLDS = (2, 3, 4)
 
 
 @dataclass(frozen=True)
 class Case:
-    """Overrides of the configuration, and the rows that each of two ranks brings to each step."""
+    """Overrides of the configuration, and the rows that ranks 0, 1, ... bring to each step."""
 
     overrides: tuple[str, ...]
-    rows: tuple[tuple[int, int], ...]
+    rows: tuple[tuple[int, ...], ...]
 
 
 _PENALTIES = ("train.l1={embedding: 1e-3}", "train.l2={embedding: 1e-2, linear: 1e-2, dense: 1e-2}")
-_EVEN = ((16, 16),) * 4
-_UNEVEN = ((16, 9), (3, 16), (16, 1), (7, 7))
-_ONE_EMPTY = ((16, 16), (16, 0), (0, 5), (1, 0))
+_EVEN = ((16, 16, 16, 16),) * 4
+_UNEVEN = ((16, 9, 4, 20), (3, 16, 8, 1), (16, 1, 5, 16), (7, 7, 7, 7))
+_ONE_EMPTY = ((16, 16, 16, 16), (16, 0, 9, 0), (0, 5, 0, 0), (1, 0, 0, 0))
 
 CASES = {
-    f"{optimizer}-{name}": Case((f"train.optimizer.name={optimizer}", *overrides), rows)
+    f"{optimizer}-{placement}-{name}": Case(
+        (f"train.optimizer.name={optimizer}", f"train.placement={placement}", *overrides), rows
+    )
     for optimizer in ("adagrad", "adam")
+    for placement in ("replicated", "sharded")
     for name, overrides, rows in (
         ("even", (), _EVEN),
         ("uneven", (), _UNEVEN),
         ("empty", (), _ONE_EMPTY),
         ("penalties", _PENALTIES, _UNEVEN),
         ("deep", ("model.hidden=[8, 8, 4]",), _UNEVEN),
-        ("plain", ("model.batch_norm=false",), _ONE_EMPTY),
-        (
-            "regression",
-            ("task=regression", "train.early_stopping.metric=rmse"),
-            _UNEVEN,
-        ),
+        ("plain", ("model.batch_norm=none",), _ONE_EMPTY),
+        ("regression", ("task=regression", "train.early_stopping.metric=rmse"), _UNEVEN),
     )
 }
 
 
-def run_case(case: Case, workers: Collectives, root: Path) -> dict[str, torch.Tensor]:
-    """Take the case's steps: each rank its own rows, a worker that is alone all of them."""
-    root.mkdir(parents=True)
-    config = make_config(root, "model.dropout=0.0", *case.overrides)
+def run_case(case: Case, workers: Collectives, world_size: int, root: Path) -> torch.Tensor:
+    """Take the case's steps, each rank its own rows, a worker that is alone all of them.
+
+    Leaves a checkpoint of the last step in ``root``; returns the losses.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    scratch = root / f"config-{workers.rank}"
+    scratch.mkdir()
+    config = make_config(scratch, "model.dropout=0.0", *case.overrides)
+    writer = CheckpointWriter(root, workers, keep=1, timeout_s=60.0)
     step = build_step(config, NUM_FEATURES, workers, dtype=torch.float64)
     generator = torch.Generator().manual_seed(11)
     losses = []
-    for per_rank in case.rows:
-        batches = [_batch(rows, generator) for rows in per_rank]
+    for rows in case.rows:
+        batches = [_batch(count, generator) for count in rows[:world_size]]
         mine = batches[workers.rank] if workers.size > 1 else _joined(batches)
-        losses.append(step(mine, sum(per_rank)))
-    total = workers.sum(torch.tensor(losses, dtype=torch.float64), "test.losses")
-    return {**tensors_of(step), "losses": total}
+        losses.append(step(mine, sum(rows[:world_size])).loss)
+    writer.write(step, Position(step=len(losses)))
+    writer.wait()
+    return torch.tensor(losses, dtype=torch.float64)
+
+
+def everything(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a checkpoint, the table's rows in the order of their features."""
+    tensors = read_tensors(checkpoint / "dense.safetensors")
+    shards = [read_tensors(path) for path in sorted(checkpoint.glob("table-*"))]
+    for name in shards[0]:
+        rows = [tensor[name] for tensor in shards]
+        whole = rows[0].new_empty(sum(map(len, rows)), rows[0].shape[1])
+        for number, part in enumerate(rows):
+            whole[number :: len(rows)] = part
+        tensors[name] = whole
+    return tensors
 
 
 def _batch(rows: int, generator: torch.Generator) -> Batch:
-    ids = torch.randint(NUM_FEATURES, (rows, SLOTS), generator=generator)
-    x = torch.rand(rows, SLOTS, dtype=torch.float64, generator=generator)
+    ids = torch.randint(NUM_FEATURES, (rows, SLOTS), generator=generator, dtype=torch.int32)
+    x = torch.rand(rows, SLOTS, generator=generator)
     x[:, -1] *= torch.randint(2, (rows,), generator=generator)
-    return Batch(ids, x, torch.randint(2, (rows,), generator=generator).double())
+    return Batch(ids, x, torch.randint(2, (rows,), generator=generator).float())
 
 
 def _joined(batches: list[Batch]) -> Batch:

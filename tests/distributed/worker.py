@@ -1,12 +1,13 @@
 """Run by horovodrun in the tests: a few steps of each case, and what they left behind.
 
-Usage: python -m tests.distributed.worker DIRECTORY. Rank r writes ``<case>-<r>.safetensors``.
+Usage: python -m tests.distributed.worker DIRECTORY. Leaves a checkpoint of each case, and of each
+rank r its losses and traffic as ``<case>/rank-<r>.json``.
 """
 
+import json
 import sys
 from pathlib import Path
 
-from nfm.checkpoint import write_tensors
 from nfm.distributed import HorovodWorkers
 from tests.distributed.cases import CASES, run_case
 
@@ -15,8 +16,8 @@ def main() -> None:
     directory = Path(sys.argv[1])
     workers = HorovodWorkers()
     for name, case in CASES.items():
-        tensors = run_case(case, workers, directory / "configs" / f"{name}-{workers.rank}")
-        write_tensors(str(directory / f"{name}-{workers.rank}.safetensors"), tensors)
+        losses = run_case(case, workers, workers.size, directory / name)
+        (directory / name / f"rank-{workers.rank}.json").write_text(json.dumps(losses.tolist()))
     workers.close()
 
 

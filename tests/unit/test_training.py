@@ -10,17 +10,20 @@ from conf.manifest import write_manifest
 from nfm.bundle import load_bundle, new_model_id, resolve_bundle, write_bundle
 from nfm.checkpoint import (
     Position,
-    read_checkpoint,
+    Tensors,
+    damage,
+    dense_tensors,
+    list_checkpoints,
+    read_position,
     restore,
-    tensors_of,
-    weights_of,
-    write_checkpoint,
+    table_tensors,
 )
+from nfm.checkpoint_writer import CheckpointWriter
 from nfm.collectives import Alone
+from nfm.epoch_plan import Phase
 from nfm.lookup import read_rows
 from nfm.predict import predict_logits
-from nfm.step import TrainStep
-from nfm.trainer import build_step
+from nfm.step import TrainStep, build_step
 from tests.data import make_config
 from tests.unit.test_manifest import manifest
 from tests.unit.test_step import ROWS, random_batch
@@ -31,7 +34,17 @@ FEATURES = manifest().num_features
 def steps(step: TrainStep, seed: int, number: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     for _ in range(number):
-        step(random_batch(generator, FEATURES, step.table.weight_VD.dtype), ROWS)
+        step(random_batch(generator, FEATURES, step.table.weight_RD.dtype), ROWS)
+
+
+def state_of(step: TrainStep) -> Tensors:
+    return dense_tensors(step) | table_tensors(step)
+
+
+def weights_of(step: TrainStep) -> Tensors:
+    return {"table.weight": step.table.weight_RD} | {
+        name: tensor for name, tensor in dense_tensors(step).items() if name.startswith("model.")
+    }
 
 
 @pytest.mark.parametrize("optimizer", ["adagrad", "adam"])
@@ -43,24 +56,64 @@ def test_a_restored_checkpoint_goes_on_as_if_nothing_happened(
     )
     through = build_step(config, FEATURES, Alone(), dtype=torch.float64)
     steps(through, 0, 3)
-    write_checkpoint(str(tmp_path / "c"), tensors_of(through), Position(0, 0, {"auc": 0.5}))
-    steps(through, 1, 3)
+    writer = CheckpointWriter(tmp_path / "c", Alone(), 2, 60.0)
+    writer.write(through, Position(step=3, epoch=1, done=(Phase(1, 3),), best_metrics={"auc": 0.5}))
+    steps(through, 1, 3)  # while the checkpoint is being written
+    writer.wait()
 
-    tensors, position = read_checkpoint(str(tmp_path / "c"), 0)
+    (checkpoint,) = list_checkpoints(tmp_path / "c")
+    assert damage(checkpoint) is None
+    assert read_position(checkpoint) == Position(
+        step=3, epoch=1, done=(Phase(1, 3),), best_metrics={"auc": 0.5}
+    )
     resumed = build_step(config, FEATURES, Alone(), dtype=torch.float64)
-    restore(resumed, tensors)
+    restore(resumed, checkpoint)
     steps(resumed, 1, 3)
-    assert position == Position(0, 0, {"auc": 0.5})
-    expected = tensors_of(through)
-    for name, tensor in tensors_of(resumed).items():
+    expected = state_of(through)
+    for name, tensor in state_of(resumed).items():
         assert torch.equal(tensor, expected[name]), name
 
 
-def test_only_the_best_and_the_last_checkpoint_are_kept(tmp_path: Path) -> None:
+def test_the_newest_checkpoints_are_kept_and_the_best_that_they_know(tmp_path: Path) -> None:
     step = build_step(make_config(tmp_path), FEATURES, Alone())
-    for epoch, best in ((0, 0), (1, 1), (2, 1), (3, 1)):
-        write_checkpoint(str(tmp_path / "c"), tensors_of(step), Position(epoch, best, {}))
-    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["epoch-0001", "epoch-0003"]
+    writer = CheckpointWriter(tmp_path / "c", Alone(), 2, 60.0)
+    for number, best in ((1, 1), (2, 1), (3, 1), (4, 4), (5, 4)):
+        writer.write(step, Position(step=number, best_step=best))
+        writer.wait()
+        if number == 4:
+            names = {path.name for path in (tmp_path / "c").iterdir()}
+            assert names == {f"step-{n:010d}" for n in (1, 3, 4)}, "3 goes back to 1"
+    names = {path.name for path in (tmp_path / "c").iterdir()}
+    assert names == {f"step-{n:010d}" for n in (4, 5)}
+
+
+@pytest.mark.parametrize(
+    "name", ["dense.safetensors", "table-00000-of-00001.safetensors", "state.json"]
+)
+@pytest.mark.parametrize("harm", ["cut", "changed", "removed"])
+def test_a_damaged_checkpoint_is_recognised(tmp_path: Path, name: str, harm: str) -> None:
+    step = build_step(make_config(tmp_path), FEATURES, Alone())
+    writer = CheckpointWriter(tmp_path / "c", Alone(), 2, 60.0)
+    writer.write(step, Position(step=1))
+    writer.wait()
+    (checkpoint,) = list_checkpoints(tmp_path / "c")
+    assert damage(checkpoint) is None
+    content = (checkpoint / name).read_bytes()
+    (checkpoint / name).unlink()
+    if harm == "cut":
+        (checkpoint / name).write_bytes(content[: len(content) // 2])
+    elif harm == "changed":
+        (checkpoint / name).write_bytes(content[:-9] + b"\xff" + content[-8:])
+    assert damage(checkpoint)
+
+
+def test_a_checkpoint_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    step = build_step(make_config(tmp_path), FEATURES, Alone())
+    (tmp_path / "c").write_text("no directory")
+    writer = CheckpointWriter(tmp_path / "c", Alone(), 2, 60.0)
+    writer.write(step, Position(step=1))
+    with pytest.raises(RunError, match="no checkpoint could be written"):
+        writer.wait()
 
 
 @pytest.fixture
@@ -73,7 +126,7 @@ def bundle(tmp_path: Path) -> tuple[Path, TrainStep]:
     step = build_step(config, FEATURES, Alone())
     steps(step, 0, 2)
     path = tmp_path / "models" / new_model_id(config)
-    write_bundle(str(path), config, manifest(), weights_of(tensors_of(step)), {"auc": 0.7})
+    write_bundle(str(path), config, manifest(), weights_of(step), {"auc": 0.7})
     return path, step
 
 
@@ -82,7 +135,7 @@ def test_a_bundle_predicts_what_the_trained_model_did(bundle: tuple[Path, TrainS
     batch = random_batch(torch.Generator().manual_seed(9), FEATURES, torch.float32)
     step.model.eval()
     with torch.no_grad():
-        expected = step.model(*read_rows(step.table.weight_VD, batch.ids_BS, batch.x_BS))
+        expected = step.model(*read_rows(step.table.weight_RD, batch.ids_BS, batch.x_BS))
     found = predict_logits(load_bundle(str(path)), batch.ids_BS, batch.x_BS)
     assert found.tolist() == expected.tolist()
     names = {"model.safetensors", "config.yaml", "metrics.json", "README.md", "vocabulary"}
@@ -95,7 +148,7 @@ def test_features_built_anew_meanwhile_publish_nothing(tmp_path: Path) -> None:
     Path(config.features.path, "vocabulary").mkdir(parents=True)
     newer = manifest().model_copy(update={"created_at": "2026-02-02T00:00:00+00:00"})
     write_manifest(config.features.path, newer)
-    weights = weights_of(tensors_of(build_step(config, FEATURES, Alone())))
+    weights = weights_of(build_step(config, FEATURES, Alone()))
     with pytest.raises(RunError, match="was built anew"):
         write_bundle(f"{tmp_path}/models/id", config, manifest(), weights, {})
     assert list((tmp_path / "models").iterdir()) == []

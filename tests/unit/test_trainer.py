@@ -1,0 +1,134 @@
+"""Whole trainings of one worker, out of Parquet: going on, damage, values that are not finite."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from conf.manifest import Manifest, read_manifest
+from conf.schema import CheckpointConfig, Config
+from nfm.checkpoint import Tensors, list_checkpoints, read_position, read_weights
+from nfm.collectives import Alone
+from nfm.run_log import RunLog
+from nfm.step import build_step
+from nfm.trainer import NotFiniteError, Result, StoppedError, Trainer
+from tests.data import make_config
+from tests.distributed.features import write_features
+
+TRAIN_FILES, VALID_FILES = [70, 300, 10, 142, 50, 33], [60, 7, 40]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    config = make_config(tmp_path, "train.epochs=3", "model.dropout=0.2", "train.shuffle_rows=120")
+    write_features(config, TRAIN_FILES, VALID_FILES)
+    return config
+
+
+def changed(config: Config, **train: object) -> Config:
+    return config.model_copy(update={"train": config.train.model_copy(update=train)})
+
+
+def trainer(
+    config: Config,
+    run: Path,
+    stop_asked: Callable[[], bool] = lambda: False,
+) -> Trainer:
+    run.mkdir(exist_ok=True)
+    manifest = read_manifest(config.features.path)
+    step = build_step(config, manifest.num_features, Alone())
+    return Trainer(config, manifest, Alone(), run, RunLog(run), step, stop_asked)
+
+
+def stop_after(config: Config, run: Path, steps: int) -> None:
+    stopped = trainer(config, run, lambda: stopped.position.step + 1 == steps)
+    with pytest.raises(StoppedError, match=f"after step {steps}"):
+        stopped.fit()
+
+
+def weights(run: Path) -> Tensors:
+    return read_weights(list_checkpoints(run / "checkpoints")[0])
+
+
+def assert_same(run: Path, other: Path, result: Result, expected: Result) -> None:
+    assert result == expected
+    found = weights(run)
+    for name, tensor in weights(other).items():
+        torch.testing.assert_close(found[name], tensor, atol=1e-6, rtol=0, msg=name)
+    epochs = [
+        json.loads(line)["epoch"] for line in (run / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert epochs == [0, 1, 2]
+
+
+@pytest.mark.parametrize("stops", [[2], [5, 7], [5, 11], [15]])
+def test_a_training_that_was_stopped_ends_as_one_that_was_not(
+    config: Config, tmp_path: Path, stops: list[int]
+) -> None:
+    """An epoch has 5 steps: a stop may be in its middle, at its end, or twice in one."""
+    expected = trainer(config, tmp_path / "through").fit()
+    for steps in stops:
+        stop_after(config, tmp_path / "stopped", steps)
+    result = trainer(config, tmp_path / "stopped").fit()
+    assert_same(tmp_path / "stopped", tmp_path / "through", result, expected)
+
+
+def test_a_finished_training_has_nothing_left_to_do(config: Config, tmp_path: Path) -> None:
+    expected = trainer(config, tmp_path / "run").fit()
+    again = trainer(config, tmp_path / "run")
+    assert again.fit() == expected
+
+
+def test_a_damaged_checkpoint_is_passed_over(
+    config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = trainer(config, tmp_path / "through").fit()
+    often = changed(config, checkpoint=CheckpointConfig(every_steps=2, keep=2))
+    stop_after(often, tmp_path / "stopped", 9)
+    newest, before = list_checkpoints(tmp_path / "stopped" / "checkpoints")[:2]
+    assert [read_position(path).step for path in (newest, before)] == [9, 8]
+    table = newest / "table-00000-of-00001.safetensors"
+    content = bytearray(table.read_bytes())
+    content[-1] ^= 1
+    table.write_bytes(bytes(content))
+    result = trainer(often, tmp_path / "stopped").fit()
+    assert "is damaged (checksum of table-00000-of-00001.safetensors differs)" in caplog.text
+    assert_same(tmp_path / "stopped", tmp_path / "through", result, expected)
+
+
+def spoil(manifest: Manifest, config: Config, value: float) -> str:
+    """Put a value into the numeric field of one row; returns the file."""
+    path = f"{config.features.path}/{manifest.splits['train'].files[3].path}"
+    table = pq.read_table(path)
+    price = table["price"].to_numpy().copy()
+    price[17] = value
+    index = table.column_names.index("price")
+    pq.write_table(table.set_column(index, "price", [price.astype(np.float32)]), path)
+    return path
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 3e30])
+def test_a_value_that_is_not_finite_is_named(config: Config, tmp_path: Path, value: float) -> None:
+    path = spoil(read_manifest(config.features.path), config, value)
+    with pytest.raises(NotFiniteError) as raised:
+        trainer(config, tmp_path / "run").fit()
+    message = str(raised.value)
+    assert f"field 'price' with x = {np.float32(value):g}" in message
+    assert path in message
+    assert "in step " in message
+
+
+def test_steps_that_are_not_finite_can_be_left_out(config: Config, tmp_path: Path) -> None:
+    """Within the budget of one an epoch the weights stay finite; one fewer is too few."""
+    spoil(read_manifest(config.features.path), config, float("nan"))
+    result = trainer(changed(config, max_skipped_steps=3), tmp_path / "enough").fit()
+    assert result.epochs == 3
+    assert all(torch.isfinite(tensor).all() for tensor in weights(tmp_path / "enough").values())
+    (newest, *_) = list_checkpoints(tmp_path / "enough" / "checkpoints")
+    assert read_position(newest).skipped == 3
+    with pytest.raises(NotFiniteError, match=r"max_skipped_steps \(2\)"):
+        trainer(changed(config, max_skipped_steps=2), tmp_path / "too-few").fit()
