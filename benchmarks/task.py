@@ -18,6 +18,7 @@ class Task:
         batch: Rows of a step.
         threads: Computing threads.
         optimizer: adagrad or adam.
+        variant: A way of training that only some contestants know.
     """
 
     shape: Shape
@@ -25,6 +26,7 @@ class Task:
     batch: int
     threads: int
     optimizer: str
+    variant: str
 
     def rows(self) -> Rows:
         """The rows of ``data``, a .npz file."""
@@ -39,5 +41,6 @@ def parse() -> Task:
     parser.add_argument("--batch", type=int, default=settings.BATCH)
     parser.add_argument("--threads", type=int, default=settings.THREADS)
     parser.add_argument("--optimizer", choices=["adagrad", "adam"], default="adagrad")
-    parsed = parser.parse_args()
-    return Task(SHAPES[parsed.shape], parsed.data, parsed.batch, parsed.threads, parsed.optimizer)
+    parser.add_argument("--variant", default="")
+    options = vars(parser.parse_args())
+    return Task(**options | {"shape": SHAPES[options["shape"]]})

@@ -164,4 +164,5 @@ def batches(rows: Rows, batch: int) -> Sequence[slice]:
 
 def _probabilities(size: int, exponent: float) -> Array:
     weights = np.arange(1, size + 1, dtype=np.float64) ** -exponent
-    return weights / weights.sum()
+    shares: Array = weights / weights.sum()
+    return shares

@@ -1,7 +1,8 @@
-"""DeepCTR-Torch's NFM with its own optimiser strings, losses and penalties, as they come.
+"""DeepCTR-Torch's NFM, compiled with its own names of an optimiser and a loss.
 
-Its NFM offers no batch norm. A step is the body of the loop in its ``BaseModel.fit``, without the
-``DataLoader`` that feeds it.
+Its NFM offers no batch norm. Variants: "step" is the body of the loop in its ``BaseModel.fit``,
+without the ``DataLoader`` that feeds it, "fit" is the whole of it on arrays in memory, and
+"unpenalised" is "step" without the L2 penalties that it has by default.
 """
 
 import itertools
@@ -22,6 +23,8 @@ from benchmarks.contest import serve  # noqa: E402
 from benchmarks.task import Task, parse  # noqa: E402
 from benchmarks.workload import batches  # noqa: E402
 
+_BATCHES_PER_FIT = 4
+
 
 def build(task: Task) -> NFM:
     """Its model, compiled."""
@@ -36,6 +39,7 @@ def build(task: Task) -> NFM:
         dnn_hidden_units=(settings.HIDDEN,),
         bi_dropout=settings.DROPOUT,
         dnn_dropout=settings.DROPOUT,
+        **{"l2_reg_embedding": 0, "l2_reg_linear": 0} if task.variant == "unpenalised" else {},
     )
     model.compile(task.optimizer, "binary_crossentropy")
     return model
@@ -63,6 +67,21 @@ def in_memory(task: Task) -> None:
     serve(step)
 
 
+def fit_in_memory(task: Task) -> None:
+    """Serve calls of ``fit``, each on the next rows."""
+    model, rows = build(task), task.rows()
+    taken = _BATCHES_PER_FIT * task.batch
+    cuts = itertools.cycle(batches(rows, taken))
+
+    def step() -> int:
+        cut = next(cuts)
+        x = {f"f{field}": ids for field, ids in enumerate(rows.ids_BF[cut].T)}
+        model.fit(x, rows.label_B[cut], batch_size=task.batch, epochs=1, verbose=0)
+        return taken
+
+    serve(step, warm_up=1)
+
+
 def from_parquet(task: Task) -> None:
     """Serve whole passes over the files: pandas reads them, ``fit`` feeds and trains."""
     import pandas as pd
@@ -81,4 +100,9 @@ def from_parquet(task: Task) -> None:
 
 if __name__ == "__main__":
     task = parse()
-    (from_parquet if task.data.is_dir() else in_memory)(task)
+    if task.data.is_dir():
+        from_parquet(task)
+    elif task.variant == "fit":
+        fit_in_memory(task)
+    else:
+        in_memory(task)

@@ -1,0 +1,253 @@
+"""How fast rows come out of Parquet, beside other ways to read them; and how much memory it takes.
+
+26 categorical and 13 numeric columns (Criteo's, see ``benchmarks.workload``) in files of 100,000
+rows, as ``jobs.build_features`` writes them. Everybody ends at matrices of a batch's rows, but for
+pyarrow, which ends at its own tables: the least that a reader has to do. All take turns in one
+process.
+
+Memory is that of a process that reads 20 times as many rows as it may hold to shuffle them, five
+times over, and pauses now and then, so that whatever may be read ahead is.
+
+Example:
+    python -m benchmarks.stream --out build/bench/stream.json
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks.report import Record, Series, compare, line, write_json
+from benchmarks.workload import EXPONENT, SHAPES, Shape, generate
+from conf.manifest import FieldSpec
+from conf.schema import LABEL
+from nfm.epoch_plan import plan_epoch
+from nfm.stream import stream_batches
+
+COMMAND = "make bench-stream"
+NUMERIC = 13
+SHAPE = Shape("stream", SHAPES["criteo-1m"].cardinalities[NUMERIC:], 16)
+CODEC = "zstd"
+FILE_ROWS, FILES = 100_000, 10
+BATCH, SHUFFLE_ROWS = 4096, 200_000
+REPETITIONS = 5
+# Rows that no step of ours could use up: a training is not to wait for its rows.
+AIM = 2e6
+TIMES_THE_BUFFER, EPOCHS, PAUSE_S = 20, 5, 0.1
+
+
+def fields() -> list[FieldSpec]:
+    """The columns as a manifest describes them."""
+    sizes = [*SHAPE.cardinalities, *[1] * NUMERIC]
+    offsets = np.cumsum([0, *sizes[:-1]]).tolist()
+    kinds = [*["categorical"] * len(SHAPE.cardinalities), *["numeric"] * NUMERIC]
+    return [
+        FieldSpec.model_validate(
+            {
+                "name": f"f{number}",
+                "kind": kind,
+                "source": f"f{number}",
+                "is_expr": False,
+                "cardinality": size,
+                "offset": offset,
+                "length": 1,
+            }
+        )
+        for number, (kind, size, offset) in enumerate(zip(kinds, sizes, offsets, strict=True))
+    ]
+
+
+def write_files(folder: Path) -> list[str]:
+    """The files, written unless they are there."""
+    paths = [folder / f"part-{number:05}.parquet" for number in range(FILES)]
+    for seed, path in enumerate(paths):
+        if path.exists():
+            continue
+        rows, rng = generate(SHAPE, FILE_ROWS, EXPONENT, seed), np.random.default_rng(seed)
+        columns = {f"f{field}": ids for field, ids in enumerate(rows.ids_BF.T)}
+        for field in range(NUMERIC):
+            numbers = rng.lognormal(size=FILE_ROWS).astype(np.float32)
+            columns[f"f{len(SHAPE.cardinalities) + field}"] = numbers
+        folder.mkdir(parents=True, exist_ok=True)
+        staged = folder / f".{path.name}"
+        pq.write_table(pa.table(columns | {LABEL: rows.label_B}), staged, compression=CODEC)
+        staged.rename(path)
+    return [str(path) for path in paths]
+
+
+def ours(paths: Sequence[str], *, group: bool) -> int:
+    """One epoch of the stream, shuffled."""
+    plan = plan_epoch(
+        [FILE_ROWS] * len(paths),
+        world_size=1,
+        batch_size=BATCH,
+        seed=0,
+        epoch=0,
+        shuffle_rows=SHUFFLE_ROWS,
+    )
+    batches = stream_batches(plan.blocks[0], paths, fields(), batch_rows=BATCH, group=group)
+    return sum(len(batch) for batch in batches)
+
+
+def plain_loop(paths: Sequence[str]) -> int:
+    """A loop over Petastorm's reader that fills a matrix of ids and one of numbers; no shuffle."""
+    from petastorm import make_batch_reader
+
+    names = [f"f{field}" for field in range(len(SHAPE.cardinalities) + NUMERIC)]
+    ids_of, numbers_of = names[: len(SHAPE.cardinalities)], names[len(SHAPE.cardinalities) :]
+    rows = 0
+    urls = [f"file://{os.path.abspath(path)}" for path in paths]
+    with make_batch_reader(urls, workers_count=2, shuffle_row_groups=False, num_epochs=1) as reader:
+        for found in reader:
+            ids = np.empty((len(found.label), len(ids_of)), np.int32)
+            for slot, name in enumerate(ids_of):
+                ids[:, slot] = getattr(found, name)
+            numbers = np.empty((len(found.label), len(numbers_of)), np.float32)
+            for slot, name in enumerate(numbers_of):
+                numbers[:, slot] = getattr(found, name)
+            rows += len(ids)
+    return rows
+
+
+def pyarrow_alone(paths: Sequence[str]) -> int:
+    """Reading the files into Arrow tables."""
+    return sum(len(pq.read_table(path)) for path in paths)
+
+
+def batched_loader(paths: Sequence[str]) -> int:
+    """Petastorm's loader for PyTorch, shuffled; of one file, for it takes its time."""
+    from petastorm import make_batch_reader
+    from petastorm.pytorch import BatchedDataLoader
+
+    urls = [f"file://{os.path.abspath(path)}" for path in paths[:1]]
+    reader = make_batch_reader(urls, workers_count=2, num_epochs=1)
+    with BatchedDataLoader(reader, BATCH, shuffling_queue_capacity=FILE_ROWS) as loader:
+        return sum(len(batch[LABEL]) for batch in loader)
+
+
+def measure_rates(paths: Sequence[str]) -> dict[str, Series]:
+    """Rows per second of each way; all take turns."""
+    ways: dict[str, Callable[[], int]] = {
+        "stream": lambda: ours(paths, group=False),
+        "grouped": lambda: ours(paths, group=True),
+        "plain": lambda: plain_loop(paths),
+        "pyarrow": lambda: pyarrow_alone(paths),
+        "loader": lambda: batched_loader(paths),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for repetition in range(REPETITIONS + 1):
+        for name, way in ways.items():
+            began = time.perf_counter()
+            rows = way()
+            if repetition:  # the first one compiles and fills the page cache
+                rates[name].append(rows / (time.perf_counter() - began))
+    return {name: Series.of(found) for name, found in rates.items()}
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is in use."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def read_epochs(paths: Sequence[str], shuffle_rows: int) -> list[int]:
+    """Peak memory of each of some epochs over all the paths, in bytes."""
+    peaks = []
+    for epoch in range(EPOCHS):
+        peak = 0
+        plan = plan_epoch(
+            [FILE_ROWS] * len(paths),
+            world_size=1,
+            batch_size=BATCH,
+            seed=0,
+            epoch=epoch,
+            shuffle_rows=shuffle_rows,
+        )
+        per_block = max(shuffle_rows // BATCH, 1)
+        for number, _ in enumerate(
+            stream_batches(plan.blocks[0], paths, fields(), batch_rows=BATCH, group=True)
+        ):
+            if number % per_block == 1:
+                time.sleep(PAUSE_S)
+            peak = max(peak, resident_bytes())
+        peaks.append(peak)
+    return peaks
+
+
+def measure_memory(paths: Sequence[str]) -> tuple[Series, int]:
+    """Peak growth of memory per epoch, in MB, and the rows of an epoch."""
+    many = list(paths) * (TIMES_THE_BUFFER * SHUFFLE_ROWS // (FILE_ROWS * len(paths)))
+    script = (
+        "import json, sys; from benchmarks import stream; before = stream.resident_bytes();"
+        "peaks = stream.read_epochs(json.load(sys.stdin), stream.SHUFFLE_ROWS);"
+        "print(json.dumps([peak - before for peak in peaks]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        input=json.dumps(many),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    grown = json.loads(done.stdout.splitlines()[-1])
+    return Series.of(value / 1e6 for value in grown), len(many) * FILE_ROWS
+
+
+def records(rates: dict[str, Series], grown: Series, rows: int) -> list[Record]:
+    """What the figures say."""
+    stream, columns = rates["stream"], len(fields()) + 1
+    held = Series.of([SHUFFLE_ROWS * columns * 4 / 1e6])
+    whole = Series.of([rows * columns * 4 / 1e6])
+    unit, say = "rows/s", dict(command=COMMAND)
+    return [
+        compare("stream.shuffled", unit, stream, "aim", Series.of([AIM]), at_least=1, **say),
+        compare("stream.shuffled", unit, stream, "pyarrow alone", rates["pyarrow"], **say),
+        compare("stream.shuffled", unit, stream, "plain loop, unshuffled", rates["plain"], **say),
+        compare(
+            "stream.shuffled",
+            unit,
+            stream,
+            "BatchedDataLoader",
+            rates["loader"],
+            at_least=10,
+            **say,
+        ),
+        compare("stream.grouped", unit, rates["grouped"], "not grouped", stream, **say),
+        compare(
+            "memory.epochs 2 to 5",
+            "MB",
+            Series(grown.values[1:]),
+            "epoch 1",
+            Series(grown.values[:1]),
+            at_most=1.1,
+            note="peak growth of the process",
+            **say,
+        ),
+        compare("memory.peak", "MB", grown, "the data", whole, at_most=0.3, **say),
+        compare("memory.peak", "MB", grown, "train.shuffle_rows rows", held, **say),
+    ]
+
+
+def main() -> None:
+    """Measure, print and write the records."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("build/bench/stream.json"))
+    out = parser.parse_args().out
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    paths = write_files(out.parent / "stream")
+    found = records(measure_rates(paths), *measure_memory(paths))
+    write_json(out, found)
+    print(*map(line, found), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
