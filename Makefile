@@ -13,7 +13,7 @@ READY := .venv/.ready
 PACKAGES := conf feature_eng jobs nfm
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor data demo test lint docs dist dist-zip dist-env clean FORCE
+.PHONY: help setup doctor data demo test lint bench bench-train docs dist dist-zip dist-env clean FORCE
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,12 @@ lint: $(READY) ## Check style (ruff), types (mypy) and who imports whom (import-
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	$(PY) .venv/bin/lint-imports --no-logo
+
+bench: bench-train ## All benchmarks
+
+bench-train: $(READY) ## Measure training beside other libraries: 20 minutes; writes build/bench/train.json
+	@TORCH_PIP_ARGS='$(TORCH_PIP_ARGS)' tools/peers.sh
+	$(PY) -m benchmarks.train --docs docs/performance.md
 
 docs: $(READY) ## Write conf/schema.json and docs/config.md from the config classes
 	$(PY) -m conf.schema > conf/schema.json

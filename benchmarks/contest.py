@@ -4,19 +4,21 @@ All stay up while they take turns, so that a machine that drifts drifts under ev
 standard library alone: the peers' environment imports it too.
 """
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 # Marks our lines among what libraries print.
 _PREFIX = "contest: "
 _WARM_UP = 3
+_LEAVE_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -73,29 +75,34 @@ class Contestant:
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 text=True,
+                start_new_session=True,
                 env=os.environ | dict.fromkeys(names, str(threads)),
             )
 
     def __enter__(self) -> "Contestant":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.process.kill()
-        self.process.communicate()
+    def __exit__(self, *_: object) -> None:
+        """End it: at the end of its input it leaves by itself, and takes its children along."""
+        with contextlib.suppress(subprocess.TimeoutExpired, BrokenPipeError):
+            self.process.communicate(timeout=_LEAVE_S)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
 
     def ready(self) -> None:
-        """Wait until it has warmed up."""
+        """Wait until it has warmed up.
+
+        Raises:
+            ContestantError: It died.
+        """
         self._answer()
 
     def repeat(self, seconds: float) -> Repetition:
         """Have it take one repetition of at least so many seconds."""
         assert self.process.stdin is not None
-        print(seconds, file=self.process.stdin, flush=True)
+        with contextlib.suppress(BrokenPipeError):  # then there is no answer either
+            print(seconds, file=self.process.stdin, flush=True)
         return Repetition(*json.loads(self._answer()))
 
     def _answer(self) -> str:
@@ -105,3 +112,64 @@ class Contestant:
                 return line.removeprefix(_PREFIX).strip()
         said = self.log.read_text().strip().splitlines() or ["it said nothing"]
         raise ContestantError(f"exit {self.process.wait()}: {said[-1]} (all of it: {self.log})")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A contestant to be.
+
+    Attributes:
+        name: Among the others.
+        command: Its command line.
+        threads: Its computing threads.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    threads: int
+
+
+@dataclass(frozen=True)
+class Standings:
+    """What came of it.
+
+    Attributes:
+        rates: Rows per second of every repetition, by name.
+        failures: Why the others are missing.
+    """
+
+    rates: dict[str, list[float]]
+    failures: dict[str, str]
+
+
+def take_turns(entries: Sequence[Entry], logs: Path, rounds: int, seconds: float) -> Standings:
+    """Start all, then let them take repetitions in turns: A B C, A B C, ...
+
+    One that fails is out, and stops none of the others.
+    """
+    standings = Standings({}, {})
+    with contextlib.ExitStack() as stack:
+        running = {
+            entry.name: stack.enter_context(
+                Contestant(entry.command, logs / f"{entry.name}.log", entry.threads)
+            )
+            for entry in entries
+        }
+
+        def attempt(name: str, act: Callable[[Contestant], Repetition | None]) -> None:
+            try:
+                repetition = act(running[name])
+            except ContestantError as error:
+                running.pop(name)
+                standings.rates.pop(name, None)
+                standings.failures[name] = str(error)
+            else:
+                if repetition:
+                    standings.rates.setdefault(name, []).append(repetition.rate)
+
+        for name in list(running):
+            attempt(name, Contestant.ready)
+        for _ in range(rounds):
+            for name in list(running):
+                attempt(name, lambda contestant: contestant.repeat(seconds))
+    return standings

@@ -93,7 +93,8 @@ def write_parquet(folder: Path, rows: Rows, files: int) -> None:
     for number, part in enumerate(np.array_split(np.arange(len(rows)), files)):
         columns = {f"f{field}": ids for field, ids in enumerate(rows.ids_BF[part].T)}
         table = pa.table(columns | {LABEL: rows.label_B[part]})
-        pq.write_table(table, folder / f"part-{number:05}.parquet", row_group_size=len(part))
+        path = folder / f"part-{number:05}.parquet"
+        pq.write_table(table, path, row_group_size=len(part), compression="zstd")
 
 
 def in_memory(task: Task) -> None:
