@@ -138,9 +138,9 @@ class KernelLookup:
         distinct, width = len(self.batch.groups.ids_U), self.rows.weight_XD.shape[1]
         if len(self.buffer_UD) < distinct:
             self.buffer_UD = np.empty((distinct * 5 // 4, width), self.sum_BK.dtype)
-        grad_UD = self.buffer_UD[:distinct]
-        unused = grad_UD[:0]
-        self._run(upstream, grad_UD, kernels.KEEP, (unused, unused), unused[:, 0])
+        grad_UD = self.buffer_UD[:distinct].reshape(distinct, width)
+        unused_RD = np.empty((0, width), self.sum_BK.dtype)
+        self._run(upstream, grad_UD, kernels.KEEP, (unused_RD, unused_RD), unused_RD[:, 0])
         return torch.from_numpy(grad_UD)
 
     def learn(self, upstream: Upstream, optimizer: RowOptimizer) -> None:

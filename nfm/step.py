@@ -100,7 +100,7 @@ class TrainStep:
         batch = batch.to(self.device)
         rows = self.table.read(batch)
         linear_B, pooled_BK = self.lookup.forward(rows, batch)
-        torch._foreach_copy_(self.buffers_before, self.buffers)
+        _copy(self.buffers, self.buffers_before)
         logits_B = self._logits(linear_B, pooled_BK)
         loss = row_losses(self.task, logits_B, batch.label_B.to(logits_B.dtype)).sum()
         self.optimizer.zero_grad()
@@ -116,7 +116,7 @@ class TrainStep:
             self._add_dense_penalty()
             self.optimizer.step()
         else:
-            torch._foreach_copy_(self.buffers, self.buffers_before)
+            _copy(self.buffers_before, self.buffers)
         return outcome
 
     @torch.no_grad()
@@ -182,6 +182,11 @@ def build_step(
     model = build_model(config.model, workers, compiled=compiled).to(device, dtype)
     table = new_table(config, num_features, workers, dtype, device)
     return TrainStep(model, table, workers, config.task, config.train, compiled=compiled)
+
+
+def _copy(tensors: list[torch.Tensor], into: list[torch.Tensor]) -> None:
+    for tensor, place in zip(tensors, into, strict=True):
+        place.copy_(tensor)
 
 
 def _per_column(strength: PenaltyConfig, like_RD: torch.Tensor) -> torch.Tensor:

@@ -126,7 +126,7 @@ def compare_with_alone(step: TrainStep, taken: int, directory: Path, scratch: Pa
 
 
 @pytest.mark.parametrize("placement", ["replicated", "sharded"])
-@pytest.mark.parametrize(("world_size", "files"), zip(WORLDS, FILES, strict=True))
+@pytest.mark.parametrize(("world_size", "files"), list(zip(WORLDS, FILES, strict=True)))
 def test_a_training_equals_one_worker_on_the_concatenated_batches(
     tmp_path: Path, world_size: int, files: str, placement: str
 ) -> None:
