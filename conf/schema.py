@@ -6,7 +6,8 @@
 
 import hashlib
 import keyword
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -20,6 +21,7 @@ SPLITS = ("train", "valid", "test")
 
 # Field names become Parquet columns and attributes of Petastorm's namedtuples.
 _NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
+_HOSTS = r"^[^\s:,]+:[1-9]\d*(,[^\s:,]+:[1-9]\d*)*$"
 
 
 def _not_reserved(name: str) -> str:
@@ -236,12 +238,12 @@ class TrainConfig(Section):
     )
     hosts: str | None = Field(
         None,
-        pattern=r"^[^\s:,]+:[1-9]\d*(,[^\s:,]+:[1-9]\d*)*$",
+        pattern=_HOSTS,
         description="For launcher hosts: each machine and its number of workers, a:2,b:2.",
     )
     num_workers: Positive = Field(
         2,
-        description="Horovod workers; for launcher hosts their sum counts, for spark at most as "
+        description="Horovod workers; for launcher hosts the sum of theirs, for spark at most as "
         "many as the executors have room for.",
     )
     threads_per_worker: Positive | None = Field(
@@ -280,6 +282,16 @@ class TrainConfig(Section):
     l1: PenaltyConfig = Field(PenaltyConfig(), description="strength * |w|.")
     l2: PenaltyConfig = Field(PenaltyConfig(), description="strength / 2 * w^2.")
     early_stopping: EarlyStoppingConfig = Field(description="When to stop.")
+
+
+    @model_validator(mode="before")
+    @classmethod
+    def _count_workers(cls, data: Any) -> Any:
+        """With hosts, their sum is the number of workers."""
+        if isinstance(data, dict) and re.fullmatch(_HOSTS, str(data.get("hosts"))):
+            slots = [int(host.rpartition(":")[2]) for host in data["hosts"].split(",")]
+            data = {**data, "num_workers": sum(slots)}
+        return data
 
 
 class EvaluateConfig(Section):

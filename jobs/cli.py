@@ -99,8 +99,8 @@ def main(
         else:
             done = run(config, options)
             show([done] if isinstance(done, Stage) else done)
-    except KeyboardInterrupt:
-        print(f"interrupted: {_STOPPED}", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print("; ".join([f"interrupted: {_STOPPED}", *interrupt.args]), file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
     except Exception as error:
         known = _explained(error)

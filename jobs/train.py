@@ -1,7 +1,6 @@
 """Train the model on built features with Horovod workers: manifest -> bundle."""
 
 import argparse
-import logging
 import time
 from pathlib import Path
 
@@ -11,30 +10,33 @@ from conf.manifest import FieldSpec, Manifest, read_manifest
 from conf.schema import Config
 from feature_eng.fields import unfitted_specs
 from jobs.cli import Stage, figure, main, parser
+from jobs.session import spark_session
+from jobs.spark_workers import workers_in_spark
 from nfm.bundle import new_model_id, write_bundle
-from nfm.checkpoint import read_checkpoint, weights_of
+from nfm.checkpoint import CHECKPOINTS, directory_of, read_weights
 from nfm.epoch_plan import plan_epoch
-from nfm.launch import launch
-from nfm.worker import CHECKPOINTS
+from nfm.launch.gang import StartGang, start_horovodrun
+from nfm.launch.run_directory import NEWEST, run_to_resume
+from nfm.launch.supervisor import launch
 
 EXAMPLES = """\
   python -m jobs.train --config conf/movielens100k.yaml --num-workers 2
-  python -m jobs.train --config conf/movielens100k.yaml --set train.epochs=5 --dry-run"""
-
-logger = logging.getLogger(__name__)
+  python -m jobs.train --config conf/movielens100k.yaml --set train.epochs=5 --dry-run
+  python -m jobs.train --config conf/movielens100k.yaml --hosts a:2,b:2
+  python -m jobs.train --config conf/movielens100k.yaml --resume"""
 
 
 def run(config: Config, options: argparse.Namespace) -> Stage:
-    """Train, publish the bundle of the best epoch, and say what came out."""
+    """Train or go on, publish the bundle of the best epoch, and say what came out."""
     start = time.monotonic()
     manifest = _manifest(config)
-    model_id = new_model_id(config)
-    work = Path(config.train.work_path) / model_id
-    result = launch(config, manifest, work)
-    tensors, _ = read_checkpoint(str(work / CHECKPOINTS), result.best_epoch)
-    path = f"{config.train.path}/{model_id}"
+    begun = run_to_resume(config, manifest, options.resume) if options.resume else None
+    work = begun or Path(config.train.work_path) / new_model_id(config)
+    result = launch(config, manifest, work, resume=begun is not None, start=_starter(config))
+    weights = read_weights(directory_of(work / CHECKPOINTS, result.best_step))
+    path = f"{config.train.path}/{work.name}"
     metrics = {"best_epoch": result.best_epoch, **result.metrics}
-    write_bundle(path, config, manifest, weights_of(tensors), metrics)
+    write_bundle(path, config, manifest, weights, metrics)
     storage.remove(str(work / CHECKPOINTS))
     facts = {f"valid {name}": figure(value) for name, value in result.metrics.items()}
     facts |= {"epochs": f"{result.epochs}, best {result.best_epoch + 1}", "logs": str(work)}
@@ -45,6 +47,7 @@ def run(config: Config, options: argparse.Namespace) -> Stage:
 def plan(config: Config, options: argparse.Namespace) -> list[str]:
     """What every worker would read."""
     manifest = _manifest(config)
+    begun = run_to_resume(config, manifest, options.resume) if options.resume else None
     train = manifest.splits["train"]
     epoch = plan_epoch(
         [file.rows for file in train.files],
@@ -52,6 +55,7 @@ def plan(config: Config, options: argparse.Namespace) -> list[str]:
         batch_size=config.train.batch_size,
         seed=config.train.seed,
         epoch=0,
+        shuffle_rows=config.train.shuffle_rows,
     )
     return [
         f"train: {config.features.path} -> {config.train.path}",
@@ -59,10 +63,17 @@ def plan(config: Config, options: argparse.Namespace) -> list[str]:
         f"{config.train.num_workers} workers ({config.train.launcher}), "
         f"at most {config.train.epochs} epochs of {epoch.steps} steps",
         *(
-            f"  worker {rank}: {len(files)} files, {rows:,} rows"
-            for rank, (files, rows) in enumerate(zip(epoch.files, epoch.rows, strict=True))
+            f"  worker {rank}: {sum(len(block.files) for block in blocks)} files, {rows:,} rows"
+            for rank, (blocks, rows) in enumerate(zip(epoch.blocks, epoch.rows, strict=True))
         ),
+        *([f"goes on with '{begun}'"] if begun else []),
     ]
+
+
+def _starter(config: Config) -> StartGang:
+    if config.train.launcher == "spark":
+        return workers_in_spark(spark_session(config.spark).sparkContext)
+    return start_horovodrun
 
 
 def _manifest(config: Config) -> Manifest:
@@ -93,12 +104,28 @@ def add_arguments(made: argparse.ArgumentParser) -> None:
             metavar=key.rpartition(".")[2].upper(),
             help=f"short for --set {key}=...",
         )
+    made.add_argument(
+        "--hosts",
+        dest="overrides",
+        action="extend",
+        type=lambda hosts: ["train.launcher=hosts", f"train.hosts={hosts}"],
+        help="workers per machine, a:2,b:2; short for --set train.launcher=hosts and train.hosts",
+    )
+    made.set_defaults(resume=None)
 
 
 def arguments() -> argparse.ArgumentParser:
     """The job's command line."""
     made = parser(__doc__, EXAMPLES)
     add_arguments(made)
+    made.add_argument(
+        "--resume",
+        nargs="?",
+        const=NEWEST,
+        metavar="MODEL_ID",
+        help="go on with a training that ended early, from its last checkpoint, with any number "
+        "of workers; default: the newest with this config",
+    )
     return made
 
 

@@ -187,9 +187,11 @@ class Trainer:
             self._average_statistics()
             self.writer.write(self.step, self.position)
             self.writer.wait()
+            # Launchers kill the others when one worker has ended; rank 0 may still be writing.
+            self.workers.sum(torch.zeros(1), "stop.written")
             raise StoppedError(
-                f"stopped as asked after step {self.position.step}, in epoch {at.epoch + 1}; a "
-                f"checkpoint of it is in '{self.checkpoints}': go on with --resume"
+                f"stopped as asked after step {self.position.step}, in epoch {at.epoch + 1}, with "
+                f"a checkpoint of it"
             )
 
     def _skip(self, batch: Batch) -> None:

@@ -5,6 +5,7 @@ rank 0 leaves ``result.json`` there, and a worker that fails ``failure.json``. A
 on from the newest checkpoint of the run that is whole.
 """
 
+import faulthandler
 import json
 import logging
 import os
@@ -51,6 +52,7 @@ class StopSignal:
 def main() -> None:
     """Join the other workers and train."""
     run = Path(sys.argv[1])
+    faulthandler.register(signal.SIGUSR1)  # a launcher asks so where a worker hangs
     try:
         _train(run, load_config(str(run / CONFIG)))
     except Exception as error:
@@ -87,7 +89,7 @@ def _train(run: Path, config: Config) -> None:
     result = Trainer(config, manifest, workers, run, log, step, stop_asked).fit()
     if log:
         log.close()
-        (run / RESULT).write_text(result.to_json())
+        storage.write_text(str(run / RESULT), result.to_json())
     workers.close()
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -44,11 +45,11 @@ class JobCaller:
 
 
 def start_job(
-    name: str, *arguments: str, stderr: int = subprocess.STDOUT
+    name: str, *arguments: str, stderr: int = subprocess.STDOUT, prefix: Sequence[str] = ()
 ) -> "subprocess.Popen[str]":
-    """Start a job as a process of its own."""
+    """Start a job as a process of its own, behind a command that runs others."""
     return subprocess.Popen(
-        [sys.executable, "-m", f"jobs.{name}", *arguments],
+        [*prefix, sys.executable, "-m", f"jobs.{name}", *arguments],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=stderr,

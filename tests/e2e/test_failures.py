@@ -1,4 +1,4 @@
-"""A terminal's progress bar; and workers or jobs that are cut short: code, no bundle, no orphan."""
+"""A terminal's progress bar; and jobs and workers that are cut short: code, bundle, going on."""
 
 import contextlib
 import fcntl
@@ -8,20 +8,18 @@ import re
 import signal
 import struct
 import termios
-import time
-from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 from pyspark.sql import SparkSession
 
 from feature_eng.build import build_features
 from tests.data import make_config, raw_table, write_config, write_raw
 from tests.e2e.jobs_under_test import start_job
+from tests.e2e.training_under_test import Training, assert_same_weights, wait_until
 
 TIMEOUT_S = 60.0
-SIGNALS = {"Ctrl-C": signal.SIGINT, "SIGTERM": signal.SIGTERM, "kill -9": signal.SIGKILL}
+SIGNALS = {"Ctrl-C": signal.SIGINT, "SIGTERM": signal.SIGTERM}
 
 
 @pytest.fixture(scope="module")
@@ -32,50 +30,52 @@ def root(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def workers_of(root: Path) -> dict[int, psutil.Process]:
-    """The Horovod workers that train under ``root``, by rank."""
-    found = {}
-    for process in psutil.process_iter(["cmdline"]):
-        command = process.info["cmdline"] or []
-        if command[1:3] == ["-m", "nfm.worker"] and str(root) in command[-1]:
-            found[int(process.environ()["HOROVOD_RANK"])] = process
-    return found
+def test_a_training_cut_short_again_and_again_ends_as_one_left_alone(
+    root: Path, tmp_path: Path
+) -> None:
+    alone = Training(root, tmp_path / "alone")
+    code, output = alone.end()
+    assert code == 0, output
+
+    place = tmp_path / "cut"
+    for event, resume, epoch, step, code, messages in [
+        ("Ctrl-C", (), 0, 15, 130, ("interrupted: what was under way", "goes on from its last")),
+        ("kill -9", ("--resume",), 0, 25, -signal.SIGKILL, ()),
+        ("SIGTERM", ("--resume",), 1, 5, 4, ("training stopped: stopped as asked after step",)),
+    ]:
+        cut = Training(root, place, arguments=resume)
+        cut.wait_for_step(epoch, step)
+        cut.job.send_signal(SIGNALS.get(event, signal.SIGKILL))
+        found, output = cut.end()
+        assert found == code, output
+        assert all(message in output for message in messages), output
+        assert "Traceback" not in output.split("error:")[0]
+        cut.assert_unpublished()
+
+    killed = Training(root, place, arguments=["--resume", cut.run.name])
+    killed.wait_for_step(1, 25)
+    killed.worker(1).kill()
+    code, output = killed.end()
+    assert code == 0, output
+    assert re.search(r"attempt 1 of 4 failed: worker 1 on \S+ ended with exit code 137", output)
+    assert f"models/{cut.run.name}" in output, "published under another name"
+    assert_same_weights(killed.weights(), alone.weights())
+    assert not (killed.run / "checkpoints").exists()
 
 
-def wait_until(condition: Callable[[], object], what: str) -> None:
-    end = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < end, f"waited {TIMEOUT_S:g} s for {what}"
-        time.sleep(0.1)
-
-
-@pytest.mark.parametrize(
-    ("event", "code", "message"),
-    [
-        ("worker killed", 4, "worker 1 ended with exit code 137"),
-        ("Ctrl-C", 130, "interrupted: what was under way"),
-        ("SIGTERM", 4, "terminated by SIGTERM"),
-        ("kill -9", -signal.SIGKILL, ""),
-    ],
-)
-def test_training_that_is_cut_short(root: Path, event: str, code: int, message: str) -> None:
-    forever = ["--set", "train.epochs=100000", "--set", "train.early_stopping.patience=100000"]
-    work = root / "work" / event.split()[0]
-    where = ["--set", f"train.work_path={work}"]
-    job = start_job("train", "--config", str(write_config(root)), *forever, *where)
-    try:
-        wait_until(lambda: list(work.glob("*/metrics.jsonl")), "the first epoch")
-        if event == "worker killed":
-            workers_of(root)[1].kill()
-        else:
-            job.send_signal(SIGNALS[event])
-        output, _ = job.communicate(timeout=TIMEOUT_S)
-    finally:
-        job.kill()
-    assert (job.returncode, message in output) == (code, True), output
-    assert "Traceback" not in output.split("error:")[0]
-    assert not list(root.glob("models/*"))
-    wait_until(lambda: not workers_of(root), "the workers to end")
+def test_a_worker_that_hangs_is_named_and_the_training_ends(root: Path, tmp_path: Path) -> None:
+    once = {"train.stall_timeout_s": 20, "train.max_restarts": 0}
+    training = Training(root, tmp_path, once)
+    training.wait_for_step(0, 10)
+    worker = training.worker(1)
+    worker.suspend()
+    code, output = training.end()
+    assert code == 4, output
+    assert re.search(
+        r"training stopped: no step for 2\d s after step \d+ of \d+ in epoch 1", output
+    )
+    assert f"process {worker.pid} of the worker: T (stopped)" in output
+    training.assert_unpublished()
 
 
 @pytest.mark.parametrize(("event", "code"), [("Ctrl-C", 130), ("SIGTERM", 4)])

@@ -1,0 +1,219 @@
+"""The line between the launcher of a training and each worker: when one ends, the other knows.
+
+``python -m nfm.lifeline <run directory>`` is what launchers start on every host. It connects to the
+launcher, starts ``python -m nfm.worker``, passes on what that says and reports how it ended. When
+the launcher cuts the line or dies, even by kill -9 or with its machine, the worker is killed, also
+one that hangs or is stopped: neither ssh nor Spark would do that. There is one such process per
+worker, so this module imports next to nothing.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+# "<port>:<secret>" of the launcher, in the environment of the workers. Horovod tells them on which
+# of its addresses they reach it.
+LIFELINE, ADDRESS, RANK = "NFM_LIFELINE", "HOROVOD_GLOO_RENDEZVOUS_ADDR", "HOROVOD_RANK"
+# Who does not answer for 30 s is gone.
+_KEEP_ALIVE = {socket.TCP_KEEPIDLE: 10, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 4}
+_LOST_S = 30.0
+_LAST_WORDS_S = 5.0
+_ANSWER_S = 1.0
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class WorkerEnd:
+    """How a worker ended.
+
+    Attributes:
+        rank: Of the worker.
+        host: Where it ran.
+        exit_code: Of its process; 128 + the signal if one ended it.
+        message: Why it was not even started; empty if it was.
+    """
+
+    rank: int
+    host: str
+    exit_code: int
+    message: str = ""
+
+
+class Lifelines:
+    """The launcher's ends of the lines to the workers that it starts together.
+
+    Args:
+        hear: Called with the rank and each line that a worker says, from several threads.
+    """
+
+    def __init__(self, hear: Callable[[int, str], None]) -> None:
+        self._hear = hear
+        self._ends: list[WorkerEnd] = []
+        self._secret = secrets.token_hex(16)
+        self._server = socket.create_server(("", 0))
+        self._lines: list[tuple[socket.socket, threading.Thread]] = []
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
+        self._accepting.start()
+
+    def __enter__(self) -> "Lifelines":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cut()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the workers' ends need to find this one."""
+        return {LIFELINE: f"{self._server.getsockname()[1]}:{self._secret}"}
+
+    def first_failure(self) -> WorkerEnd | None:
+        """The worker that failed first, as far as known."""
+        return next((end for end in self._ends if end.exit_code), None)
+
+    def ask(self) -> None:
+        """Have the workers say what they are doing, which those that hang still can."""
+        for line, _ in self._lines:
+            with contextlib.suppress(OSError):
+                line.sendall(b"?")
+        time.sleep(_ANSWER_S)
+
+    def cut(self) -> None:
+        """Kill the workers that are left, and wait until they are gone or their host is lost."""
+        with contextlib.suppress(OSError):
+            self._server.shutdown(socket.SHUT_RDWR)  # ends accept, which close does not
+        self._accepting.join()
+        self._server.close()
+        for line, _ in self._lines:
+            with contextlib.suppress(OSError):
+                line.shutdown(socket.SHUT_WR)
+        until = time.monotonic() + _LOST_S
+        for line, listening in self._lines:
+            listening.join(max(0.0, until - time.monotonic()))
+            line.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                line, _ = self._server.accept()
+            except OSError:
+                return
+            _keep_alive(line)
+            listening = threading.Thread(target=self._listen, args=(line,), daemon=True)
+            self._lines.append((line, listening))
+            listening.start()
+
+    def _listen(self, line: socket.socket) -> None:
+        with contextlib.suppress(OSError), line.makefile(encoding="utf-8") as messages:
+            if messages.readline().strip() != self._secret:
+                return
+            for message in messages:
+                rank, content = json.loads(message)
+                if isinstance(content, str):
+                    self._hear(rank, content)
+                else:
+                    self._ends.append(WorkerEnd(**content))
+
+
+def hold_worker(run: str) -> None:
+    """Start the worker whose environment this is; end with it, and it with the launcher.
+
+    Args:
+        run: Directory of the run.
+
+    Raises:
+        SystemExit: The worker failed, with its exit code.
+    """
+    rank, host = int(os.environ[RANK]), socket.gethostname()
+    port, _, secret = os.environ[LIFELINE].partition(":")
+    with socket.create_connection((os.environ[ADDRESS], int(port)), timeout=_LOST_S) as line:
+        line.settimeout(None)
+        _keep_alive(line)
+        line.sendall(f"{secret}\n".encode())
+
+        def tell(content: object) -> None:
+            with contextlib.suppress(OSError):  # cut: the worker is being killed
+                line.sendall(f"{json.dumps([rank, content])}\n".encode())
+
+        if os.path.isdir(run):
+            end = WorkerEnd(rank, host, _run_worker(run, line, tell))
+        else:
+            end = WorkerEnd(rank, host, 2, _not_shared(run, rank, host))
+        tell(asdict(end))
+    if end.exit_code:
+        sys.exit(end.exit_code)
+
+
+def end_with_parent() -> None:
+    """Have Linux kill this process when the one that started it ends, even by kill -9.
+
+    A SIGTERM could be handled, but comes once for each thread of the parent.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _run_worker(run: str, line: socket.socket, tell: Callable[[object], None]) -> int:
+    """See a worker through; returns its exit code, as a shell would."""
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "nfm.worker", run],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        preexec_fn=end_with_parent,
+    )
+    signal.signal(signal.SIGTERM, lambda *_: worker.terminate())  # it knows what to do about it
+
+    def relay() -> None:
+        for said in worker.stdout or ():
+            tell(said)
+
+    def answer_until_cut() -> None:
+        with contextlib.suppress(OSError):
+            while line.recv(1):
+                tell(f"process {worker.pid} of the worker: {_state(worker.pid)}\n")
+                worker.send_signal(signal.SIGUSR1)  # it says where each of its threads is
+        worker.kill()
+
+    threading.Thread(target=answer_until_cut, daemon=True).start()
+    relaying = threading.Thread(target=relay, daemon=True)
+    relaying.start()
+    code = worker.wait()
+    relaying.join(_LAST_WORDS_S)
+    return code if code >= 0 else 128 - code
+
+
+def _state(pid: int) -> str:
+    """As Linux names it: R (running), S (sleeping), T (stopped), ..."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/status") as status:
+        for row in status:
+            if row.startswith("State:"):
+                return row.removeprefix("State:").strip()
+    return "ended"
+
+
+def _not_shared(run: str, rank: int, host: str) -> str:
+    return (
+        f"worker {rank} does not find '{run}' on host '{host}': train.work_path must be "
+        f"a directory that all hosts share"
+    )
+
+
+def _keep_alive(line: socket.socket) -> None:
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _KEEP_ALIVE.items():
+        line.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+if __name__ == "__main__":
+    hold_worker(sys.argv[1])

@@ -1,0 +1,131 @@
+"""Trainings as processes of their own: start one, wait for a moment, harm it, see what is left."""
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import psutil
+import torch
+from safetensors.torch import load_file
+
+from tests.data import write_config
+from tests.e2e.jobs_under_test import start_job
+
+TIMEOUT_S = 180.0
+# Many short steps, a checkpoint every few of them, and restarts without a long pause.
+SETTINGS = {
+    "train.batch_size": 16,
+    "train.epochs": 2,
+    "train.early_stopping.patience": 100,
+    "train.checkpoint.every_steps": 10,
+    "train.restart_backoff_s": 0.1,
+}
+
+
+class Training:
+    """A ``jobs.train`` on the features under ``root``, with a place of its own for what it writes.
+
+    Args:
+        root: Directory of the features; see ``tests.data``.
+        place: Directory of the runs and the bundles.
+        sets: Keys to set beside those above.
+        arguments: Further ones, such as ``--resume``.
+        prefix: What runs the job, such as ``ip netns exec a``.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        place: Path,
+        sets: dict[str, object] | None = None,
+        arguments: Sequence[str] = (),
+        prefix: Sequence[str] = (),
+    ) -> None:
+        self.place = place
+        paths = {"train.path": place / "models", "train.work_path": place / "work"}
+        settings: dict[str, object] = {**SETTINGS, **paths, **(sets or {})}
+        options = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+        config = str(write_config(root))
+        self.job = start_job("train", "--config", config, *options, *arguments, prefix=prefix)
+
+    @property
+    def run(self) -> Path:
+        """The directory of the run."""
+        return max((self.place / "work").iterdir())
+
+    def wait_for_step(self, epoch: int, step: int) -> None:
+        """Wait until a step of an epoch is taken; one below the first is the start."""
+
+        def there() -> bool:
+            found = list(self.place.glob("work/*/progress.json"))
+            if self.job.poll() is not None:
+                raise AssertionError(f"ended too early: {self.job.communicate()[0]}")
+            now = json.loads(found[-1].read_text()) if found else {"epoch": -1, "step": 0}
+            return (now["epoch"], now["step"]) >= (epoch, step)
+
+        wait_until(there, f"step {step} of epoch {epoch}")
+
+    def wait_for_files(self, pattern: str) -> None:
+        """Wait, closely, until the run holds a file like this."""
+        wait_until(lambda: list(self.place.glob(f"work/*/{pattern}")), pattern, poll_s=0.0005)
+
+    def worker(self, rank: int) -> psutil.Process:
+        """The process of a worker, which may still have to start."""
+        wait_until(lambda: rank in workers_of(self.place), f"worker {rank}")
+        return workers_of(self.place)[rank]
+
+    def end(self, timeout_s: float = TIMEOUT_S) -> tuple[int, str]:
+        """Wait for the end of the job, and of all it started; its exit code and what it said."""
+        try:
+            output, _ = self.job.communicate(timeout=timeout_s)
+        finally:
+            self.job.kill()
+        wait_until(lambda: not processes_of(self.place), "all processes to end")
+        return self.job.returncode, output
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Those of the bundle, of which there is one."""
+        (bundle,) = (self.place / "models").iterdir()
+        assert (bundle / "manifest.json").exists()
+        return load_file(bundle / "model.safetensors")
+
+    def assert_unpublished(self) -> None:
+        """No bundle is there, whole or not."""
+        assert not list(self.place.glob("models/*")) + list(self.place.glob("models/.*"))
+
+
+def assert_same_weights(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    """Equal to 1e-6, as the same steps on the same numbers of workers must be."""
+    assert found.keys() == expected.keys()
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor, expected[name], atol=1e-6, rtol=1e-6, msg=name)
+
+
+def processes_of(place: Path) -> list[psutil.Process]:
+    """What works for trainings of this place: launchers, horovodrun, lifelines and workers."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        command = " ".join(process.info["cmdline"] or [])
+        if str(place) in command and process.info["status"] != psutil.STATUS_ZOMBIE:
+            found.append(process)
+    return found
+
+
+def workers_of(place: Path) -> dict[int, psutil.Process]:
+    """The Horovod workers of trainings of this place, by rank."""
+    workers = {}
+    for process in processes_of(place):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.info["cmdline"][1:3] == ["-m", "nfm.worker"]:
+                workers[int(process.environ()["HOROVOD_RANK"])] = process
+    return workers
+
+
+def wait_until(condition: Callable[[], object], what: str, poll_s: float = 0.05) -> None:
+    """Wait for something, but not for ever."""
+    end = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < end, f"waited {TIMEOUT_S:g} s for {what}"
+        time.sleep(poll_s)
