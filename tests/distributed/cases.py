@@ -14,6 +14,8 @@ from tests.data import make_config
 
 NUM_FEATURES, SLOTS = 50, 6
 WORLDS = (2, 3, 4)
+PLACEMENTS = ("replicated", "sharded")
+STOP_AFTER = 3  # steps, in the middle of the first epoch
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ CASES = {
         (f"train.optimizer.name={optimizer}", f"train.placement={placement}", *overrides), rows
     )
     for optimizer in ("adagrad", "adam")
-    for placement in ("replicated", "sharded")
+    for placement in PLACEMENTS
     for name, overrides, rows in (
         ("even", (), _EVEN),
         ("uneven", (), _UNEVEN),

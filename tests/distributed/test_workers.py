@@ -11,7 +11,8 @@ import pytest
 import torch
 import yaml
 
-from conf.manifest import Manifest
+from conf.loader import load_config
+from conf.manifest import Manifest, read_manifest
 from conf.schema import Config
 from nfm.batch import Batch
 from nfm.checkpoint import Position, list_checkpoints, read_position, restore
@@ -22,7 +23,14 @@ from nfm.metrics import binary_metrics
 from nfm.step import TrainStep, build_step
 from nfm.stream import stream_batches
 from tests.data import make_config
-from tests.distributed.cases import CASES, WORLDS, everything, run_case
+from tests.distributed.cases import (
+    CASES,
+    PLACEMENTS,
+    STOP_AFTER,
+    WORLDS,
+    everything,
+    run_case,
+)
 from tests.distributed.features import write_features
 
 EXACT = {"atol": 1e-6, "rtol": 1e-6}
@@ -40,43 +48,63 @@ def run_workers(number: int, module: str, *arguments: object) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.fixture(scope="module", params=WORLDS)
-def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory that ends with the number of workers that took every case's steps."""
-    directory = tmp_path_factory.mktemp("workers") / str(request.param)
-    run_workers(request.param, "tests.distributed.worker", directory)
-    return directory
+# Rows of the (train, valid) files, for some workers too few.
+FILES = {
+    2: ([70, 300, 10, 142, 50, 33], [60, 7, 40]),
+    3: ([130, 90], [50]),
+    4: ([90], [30, 30]),
+}
 
 
+def configure(directory: Path, features: Path, placement: str) -> Config:
+    """Put a configuration into a directory of its own."""
+    directory.mkdir(parents=True)
+    config = make_config(
+        directory,
+        "model.dropout=0.0",
+        "train.shuffle_rows=120",
+        "train.epochs=2",
+        f"train.placement={placement}",
+        f"features.path={features}",
+    )
+    (directory / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    return config
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two, three and four workers left, each in a directory of that name."""
+    root = tmp_path_factory.mktemp("workers")
+    for world_size in WORLDS:
+        directory = root / str(world_size)
+        features = directory / "features"
+        for placement in PLACEMENTS:
+            config = configure(directory / f"fit-{placement}", features, placement)
+        write_features(config, *FILES[world_size])
+        for placement in PLACEMENTS:
+            if world_size == 2:
+                configure(directory / f"stop-{placement}", features, placement)
+            elif world_size == 3:
+                shutil.copytree(root / "2" / f"stop-{placement}", directory / f"fit-on-{placement}")
+        run_workers(world_size, "tests.distributed.worker", directory)
+    return root
+
+
+@pytest.mark.parametrize("world_size", WORLDS)
 @pytest.mark.parametrize("name", CASES)
 def test_workers_equal_one_on_the_concatenated_batches(
-    ran: Path, tmp_path: Path, name: str
+    ran: Path, tmp_path: Path, name: str, world_size: int
 ) -> None:
-    world_size = int(ran.name)
+    left = ran / str(world_size) / name
     losses = run_case(CASES[name], Alone(), world_size, tmp_path)
     expected = everything(list_checkpoints(tmp_path)[0])
-    found = everything(list_checkpoints(ran / name)[0])
+    found = everything(list_checkpoints(left)[0])
     assert found.keys() == expected.keys()
     for key, tensor in found.items():
         torch.testing.assert_close(tensor, expected[key], **EXACT, msg=key)
     for rank in range(world_size):
-        seen = json.loads((ran / name / f"rank-{rank}.json").read_text())
+        seen = json.loads((left / f"rank-{rank}.json").read_text())
         np.testing.assert_allclose(seen, losses, rtol=1e-6)
-
-
-def configure(root: Path, *overrides: str) -> Config:
-    """A configuration under ``root`` whose file says all that the overrides say."""
-    config = make_config(root, "model.dropout=0.0", "train.shuffle_rows=120", *overrides)
-    (root / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
-    return config
-
-
-# Rows of the files, for some workers too few: (train, valid).
-FILES = {
-    "uneven": ([70, 300, 10, 142, 50, 33], [60, 7, 40]),
-    "fewer files than workers": ([130, 90, 20], [50]),
-    "an epoch with an empty worker": ([90], [30, 30]),
-}
 
 
 def take_epoch_alone(
@@ -125,51 +153,55 @@ def compare_with_alone(step: TrainStep, taken: int, directory: Path, scratch: Pa
         torch.testing.assert_close(tensor, expected[key], **EXACT, msg=key)
 
 
-@pytest.mark.parametrize("placement", ["replicated", "sharded"])
-@pytest.mark.parametrize(("world_size", "files"), list(zip(WORLDS, FILES, strict=True)))
+@pytest.mark.parametrize("placement", PLACEMENTS)
+@pytest.mark.parametrize("world_size", WORLDS)
 def test_a_training_equals_one_worker_on_the_concatenated_batches(
-    tmp_path: Path, world_size: int, files: str, placement: str
+    ran: Path, tmp_path: Path, world_size: int, placement: str
 ) -> None:
-    """Out of Parquet, with validation: the last batches have rows on some workers only."""
-    config = configure(tmp_path, "train.epochs=3", f"train.placement={placement}")
-    manifest = write_features(config, *FILES[files])
-    run_workers(world_size, "tests.distributed.fit", tmp_path)
-
+    """Out of Parquet, with validation: uneven row groups, fewer of them than workers, no rows."""
+    run = ran / str(world_size) / f"fit-{placement}"
+    config, manifest = loaded(run)
     step = build_step(config, manifest.num_features, Alone(), dtype=torch.float64)
     taken, aucs = 0, []
-    for epoch in range(3):
+    for epoch in range(2):
         taken += take_epoch_alone(step, config, manifest, world_size, Position(epoch=epoch))
         aucs.append(validate_alone(step, config, manifest)["auc"])
-    compare_with_alone(step, taken, tmp_path, tmp_path / "alone")
-    result = json.loads((tmp_path / "result.json").read_text())
+    compare_with_alone(step, taken, run, tmp_path)
+    result = json.loads((run / "result.json").read_text())
     assert result["metrics"]["auc"] == pytest.approx(max(aucs), abs=1e-6)
 
 
-@pytest.mark.parametrize("placement", ["replicated", "sharded"])
-def test_a_stopped_training_goes_on_with_any_number_of_workers(
-    tmp_path: Path, placement: str
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_a_stopped_training_goes_on_as_if_nothing_had_happened(
+    ran: Path, tmp_path: Path, placement: str
 ) -> None:
-    """Two workers stop in the middle of an epoch; two, and three, take what is left of it."""
-    config = configure(tmp_path, "train.epochs=2", f"train.placement={placement}")
-    manifest = write_features(config, *FILES["uneven"])
-    run_workers(2, "tests.distributed.fit", tmp_path, 3)
-    (stopped,) = list_checkpoints(tmp_path / "checkpoints")
-    assert read_position(stopped).done == (Phase(world_size=2, steps=3),)
-    for world_size in (2, 3):
-        run = tmp_path / f"on-{world_size}"
-        shutil.copytree(tmp_path / "checkpoints", run / "checkpoints")
-        shutil.copy(tmp_path / "config.yaml", run)
-        run_workers(world_size, "tests.distributed.fit", run)
+    run = ran / "2" / f"resumed-{placement}"
+    config, manifest = loaded(run)
+    step = build_step(config, manifest.num_features, Alone(), dtype=torch.float64)
+    taken = sum(take_epoch_alone(step, config, manifest, 2, Position(epoch=e)) for e in range(2))
+    compare_with_alone(step, taken, run, tmp_path)
 
-        step = build_step(config, manifest.num_features, Alone(), dtype=torch.float64)
-        if world_size == 2:  # as if nothing had happened
-            at = Position()
-        else:
-            restore(step, stopped)
-            at = read_position(stopped)
-        taken = take_epoch_alone(step, config, manifest, world_size, at)
-        taken += take_epoch_alone(step, config, manifest, world_size, Position(epoch=1))
-        compare_with_alone(step, at.step + taken, run, tmp_path / f"alone-{world_size}")
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_a_stopped_training_goes_on_with_another_number_of_workers(
+    ran: Path, tmp_path: Path, placement: str
+) -> None:
+    """Two workers stopped in the middle of an epoch; three take what is left of it."""
+    (stopped,) = list_checkpoints(ran / "2" / f"stop-{placement}" / "checkpoints")
+    at = read_position(stopped)
+    assert (at.step, at.done) == (STOP_AFTER, (Phase(world_size=2, steps=STOP_AFTER),))
+    run = ran / "3" / f"fit-on-{placement}"
+    config, manifest = loaded(run)
+    step = build_step(config, manifest.num_features, Alone(), dtype=torch.float64)
+    restore(step, stopped)
+    taken = take_epoch_alone(step, config, manifest, 3, at)
+    taken += take_epoch_alone(step, config, manifest, 3, Position(epoch=1))
+    compare_with_alone(step, at.step + taken, run, tmp_path)
+
+
+def loaded(run: Path) -> tuple[Config, Manifest]:
+    config = load_config(f"{run}/config.yaml")
+    return config, read_manifest(config.features.path)
 
 
 def joined(batches: list[Batch]) -> Batch:

@@ -1,23 +1,68 @@
-"""Run by horovodrun in the tests: a few steps of each case, and what they left behind.
+"""Run by horovodrun in the tests: all that is asked of some number of workers, in one start.
 
-Usage: python -m tests.distributed.worker DIRECTORY. Leaves a checkpoint of each case, and of each
-rank r its losses and traffic as ``<case>/rank-<r>.json``.
+Usage: python -m tests.distributed.worker DIRECTORY. Takes the steps of every case, and leaves a
+checkpoint of each as ``<case>/`` with the losses that each rank r saw as ``<case>/rank-<r>.json``.
+Then trains in every ``fit-*`` directory that holds a ``config.yaml``; and in every ``stop-*`` until
+rank 0 asks to stop, whose copy ``resumed-*`` goes on.
 """
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
+import numba
+import torch
+
+from conf.loader import load_config
+from conf.manifest import read_manifest
+from nfm.collectives import Collectives
 from nfm.distributed import HorovodWorkers
-from tests.distributed.cases import CASES, run_case
+from nfm.step import build_step
+from nfm.trainer import StoppedError, Trainer
+from tests.distributed.cases import CASES, STOP_AFTER, run_case
+
+
+def fit(directory: Path, workers: Collectives, stop_after: int | None = None) -> None:
+    """A whole training in float64, out of Parquet; leaves checkpoints and ``result.json``."""
+    config = load_config(f"{directory}/config.yaml")
+    manifest = read_manifest(config.features.path)
+    step = build_step(config, manifest.num_features, workers, dtype=torch.float64)
+
+    def asked() -> bool:
+        return workers.rank == 0 and trainer.position.step + 1 == stop_after
+
+    trainer = Trainer(config, manifest, workers, directory, None, step, asked)
+    result = trainer.fit()
+    if workers.rank == 0:
+        (directory / "result.json").write_text(result.to_json())
+
+
+def stop_and_go_on(directory: Path, workers: Collectives) -> None:
+    resumed = directory.with_name(directory.name.replace("stop-", "resumed-"))
+    try:
+        fit(directory, workers, STOP_AFTER)
+    except StoppedError:
+        if workers.rank == 0:
+            shutil.copytree(directory, resumed)
+        workers.sum(torch.zeros(1), "test.copied")
+        fit(resumed, workers)
+    else:
+        raise AssertionError("it did not stop")
 
 
 def main() -> None:
     directory = Path(sys.argv[1])
     workers = HorovodWorkers()
+    torch.set_num_threads(1)  # four workers share two cores
+    numba.set_num_threads(1)
     for name, case in CASES.items():
         losses = run_case(case, workers, workers.size, directory / name)
         (directory / name / f"rank-{workers.rank}.json").write_text(json.dumps(losses.tolist()))
+    for path in sorted(directory.glob("fit-*")):
+        fit(path, workers)
+    for path in sorted(directory.glob("stop-*")):
+        stop_and_go_on(path, workers)
     workers.close()
 
 
