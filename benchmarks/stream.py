@@ -207,7 +207,7 @@ def records(rates: dict[str, Series], grown: Series, rows: int) -> list[Record]:
     stream, columns = rates["stream"], len(fields()) + 1
     held = Series.of([SHUFFLE_ROWS * columns * 4 / 1e6])
     whole = Series.of([rows * columns * 4 / 1e6])
-    unit, say = "rows/s", dict(command=COMMAND)
+    unit, say = "rows/s", {"command": COMMAND}
     return [
         compare("stream.shuffled", unit, stream, "aim", Series.of([AIM]), at_least=1, **say),
         compare("stream.shuffled", unit, stream, "pyarrow alone", rates["pyarrow"], **say),

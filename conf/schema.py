@@ -275,14 +275,14 @@ class TrainConfig(Section):
         600.0, description="Seconds without a step after which the workers count as failed."
     )
     max_skipped_steps: Annotated[int, Field(ge=0)] = Field(
-        0, description="Steps with a loss or gradient that is not finite, left out of a training "
-        "before it fails."
+        0,
+        description="Steps with a loss or gradient that is not finite, left out of a training "
+        "before it fails.",
     )
     optimizer: OptimizerConfig = Field(OptimizerConfig(), description="The optimiser.")
     l1: PenaltyConfig = Field(PenaltyConfig(), description="strength * |w|.")
     l2: PenaltyConfig = Field(PenaltyConfig(), description="strength / 2 * w^2.")
     early_stopping: EarlyStoppingConfig = Field(description="When to stop.")
-
 
     @model_validator(mode="before")
     @classmethod

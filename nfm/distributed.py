@@ -1,6 +1,7 @@
 """The workers of a run, over Horovod. The one module that knows ``horovod.torch``."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -34,18 +35,21 @@ class HorovodWorkers(Collectives):
     def sum_later(self, tensor: torch.Tensor, name: str) -> Later:
         """Elementwise sum over the workers, the same on each."""
         self._count(tensor)
-        return partial(_result, hvd.allreduce_async(tensor, name=name, op=hvd.Sum))
+        with _lost_or_done():
+            return partial(_result, hvd.allreduce_async(tensor, name=name, op=hvd.Sum))
 
     def gather_later(self, tensor: torch.Tensor, name: str) -> Later:
         """All workers' tensors, joined along dimension 0 in order of rank; lengths may differ."""
         self._count(tensor)
-        return partial(_result, hvd.allgather_async(tensor, name=name))
+        with _lost_or_done():
+            return partial(_result, hvd.allgather_async(tensor, name=name))
 
     def exchange_later(self, tensor: torch.Tensor, lengths: Sequence[int], name: str) -> PartsLater:
         """Send each worker its part of a tensor, and get the others' parts for this worker."""
         self._count(tensor)
         splits = torch.tensor(lengths, dtype=torch.int32)
-        handle = hvd.alltoall_async(tensor, splits=splits, name=name)
+        with _lost_or_done():
+            handle = hvd.alltoall_async(tensor, splits=splits, name=name)
 
         def result() -> tuple[torch.Tensor, list[int]]:
             received, parts = _result(handle)
@@ -62,8 +66,15 @@ class HorovodWorkers(Collectives):
 
 
 def _result(handle: int) -> Any:
-    try:
+    with _lost_or_done():
         return hvd.synchronize(handle)
+
+
+@contextlib.contextmanager
+def _lost_or_done() -> Iterator[None]:
+    """Horovod tells of a lost worker when an operation ends, or when the next one begins."""
+    try:
+        yield
     except HorovodInternalError as error:
         reason = " ".join(str(error).split())
         raise WorkersLostError(f"lost contact with another worker: {reason}") from None

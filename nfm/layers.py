@@ -1,5 +1,9 @@
 """The layers of the model family.
 
+What follows the pooling and every linear layer has two implementations of one thing: plain torch
+on any device, and in training on a CPU the compiled loops of ``nfm.layer_kernels``; the tests hold
+one against the other.
+
 Shapes: B = rows of a batch, S = slots, K = embedding dimension, H = units of a layer.
 """
 
@@ -9,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from nfm import layer_kernels as kernels
 from nfm.collectives import Collectives
 
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
@@ -56,100 +61,188 @@ class BatchNorm(nn.Module):
 
     def forward(self, x_BH: torch.Tensor) -> torch.Tensor:
         """Normalise [B, H]; with the step's statistics in training, else the running ones."""
-        if not self.training:
-            scale = torch.rsqrt(self.running_var + self.EPS)
-            return (x_BH - self.running_mean) * scale * self.weight + self.bias
-        normal_BH, mean_H, var_H, rows = _Normalise.apply(  # type: ignore[no-untyped-call]
-            x_BH, self.workers, self.name, self.EPS
-        )
-        if rows > 1:  # one row has no variance to learn from
-            with torch.no_grad():
-                unbiased_H = var_H * (rows / (rows - 1))
-                self.running_mean.lerp_(mean_H.to(self.running_mean.dtype), self.momentum)
-                self.running_var.lerp_(unbiased_H.to(self.running_var.dtype), self.momentum)
-        out: torch.Tensor = normal_BH * self.weight + self.bias
-        return out
+        running = self.running_mean, self.running_var
+        mean_H, var_H = self._statistics(x_BH) if self.training else running
+        scale_H = torch.rsqrt(var_H + self.EPS).to(self.weight.dtype) * self.weight
+        return (x_BH - mean_H.to(self.weight.dtype)) * scale_H + self.bias
 
+    def sum(self, sums: torch.Tensor, direction: str) -> torch.Tensor:
+        """Add up over the workers; nothing is exchanged where there is one."""
+        if self.workers.size == 1:
+            return sums
+        return self.workers.sum(sums, f"{self.name}.{direction}")
 
-class _Normalise(torch.autograd.Function):
-    """(x - mean) / sqrt(var + eps), with mean and var over the rows of all workers.
-
-    With n rows in all and y the result, the gradient is
-    ``(g - sum(g)/n - y * sum(g*y)/n) / sqrt(var + eps)``; both sums run over all workers.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, x_BH: torch.Tensor, workers: Collectives, name: str, eps: float
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _statistics(self, x_BH: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and variance [H] over the rows of all workers; updates the running ones."""
         # float64: the difference of two large sums must not eat the variance.
         wide_BH = x_BH.double()
-        count = torch.tensor([len(x_BH)], dtype=torch.float64, device=x_BH.device)
-        local = torch.cat([wide_BH.sum(dim=0), wide_BH.square().sum(dim=0), count])
-        total = workers.sum(local, f"{name}.forward")
-        rows = total[-1]
+        count = wide_BH.new_tensor([len(x_BH)])
+        sums = torch.cat([wide_BH.sum(dim=0), wide_BH.square().sum(dim=0), count])
+        total: torch.Tensor = _Sum.apply(sums, self)  # type: ignore[no-untyped-call]
+        rows = total[-1].detach().clamp(min=1.0)  # a worker of its own may have none
         mean_H, square_H = (total[:-1] / rows).chunk(2)
         var_H = (square_H - mean_H.square()).clamp(min=0.0)
-        scale_H = torch.rsqrt(var_H + eps).to(x_BH.dtype)
-        y_BH = (x_BH - mean_H.to(x_BH.dtype)) * scale_H
-        ctx.save_for_backward(y_BH, scale_H, rows)
-        ctx.workers, ctx.name = workers, name
-        ctx.mark_non_differentiable(mean_H, var_H, rows)
-        return y_BH, mean_H, var_H, rows
+        with torch.no_grad():  # one row has no variance to learn from
+            momentum = torch.where(rows > 1, self.momentum, 0.0)
+            unbiased_H = var_H * rows / (rows - 1).clamp(min=1.0)
+            for running_H, new_H in ((self.running_mean, mean_H), (self.running_var, unbiased_H)):
+                running_H += momentum * (new_H - running_H)
+        return mean_H, var_H
+
+
+class _Sum(torch.autograd.Function):
+    """Batch norm's sum over the workers, whose gradient is the sum of all workers' gradients."""
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[torch.Tensor, None, None, None]:
-        (g_BH, *_) = grads
-        y_BH, scale_H, rows = ctx.saved_tensors
-        local = torch.cat([g_BH.sum(dim=0), (g_BH * y_BH).sum(dim=0)]).double()
-        total = ctx.workers.sum(local, f"{ctx.name}.backward") / rows
-        mean_g_H, mean_gy_H = total.to(g_BH.dtype).chunk(2)
-        return (g_BH - mean_g_H - y_BH * mean_gy_H) * scale_H, None, None, None
+    def forward(ctx: Any, sums: torch.Tensor, norm: BatchNorm) -> torch.Tensor:
+        ctx.norm = norm
+        return norm.sum(sums, "forward")
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[torch.Tensor, None]:
+        return ctx.norm.sum(grads[0], "backward"), None
 
 
 class Dropout(nn.Module):
-    """Dropout (Srivastava et al. 2014) at the speed of memory on a CPU.
+    """Dropout (Srivastava et al. 2014) whose mask is a hash of a seed and an element's place.
 
-    torch draws a CPU mask element by element from one generator on one thread, which took a third
-    of a whole step; here one draw from torch's generator seeds SFC64, whose raw bytes are the mask,
-    16 bits an element. So masks follow ``torch.manual_seed``, and ``p`` is met to 1/65536.
+    torch draws a CPU mask element by element on one thread, a third of a whole step. Here one draw
+    from torch's generator is the seed: masks follow ``torch.manual_seed``, are the same on every
+    device, and are met to 2^-32 of ``p``.
 
     Args:
         p: Probability of dropping an element, in [0, 1).
     """
 
-    LEVELS = 1 << 16
-
     def __init__(self, p: float) -> None:
         super().__init__()
-        self.dropped = round(p * self.LEVELS)
+        self.dropped = min(round(p * 2**32), 2**32 - 1)
 
     def forward(self, x_BH: torch.Tensor) -> torch.Tensor:
         """Drop elements and scale up the rest in training; else leave all as they are."""
         if not self.training or not self.dropped:
             return x_BH
-        if x_BH.is_cuda:
-            return nn.functional.dropout(x_BH, self.dropped / self.LEVELS)
-        seed = int(torch.randint(2**62, ()))
-        bits = np.random.Generator(np.random.SFC64(seed)).bytes(2 * x_BH.numel())
-        kept = np.frombuffer(bits, dtype=np.uint16) >= self.dropped
-        scale = self.LEVELS / (self.LEVELS - self.dropped)
-        mask_BH = torch.from_numpy(kept).view(x_BH.shape).to(x_BH.dtype).mul_(scale)
-        return x_BH * mask_BH
+        kept_BH = _hashes(draw_seed(), x_BH) >= self.dropped
+        return x_BH * kept_BH.to(x_BH.dtype).mul_(2**32 / (2**32 - self.dropped))
+
+
+def draw_seed() -> int:
+    """A seed of a mask, from torch's generator of the CPU."""
+    return int(torch.randint(2**63 - 1, ()))
+
+
+def _hashes(seed: int, like_BH: torch.Tensor) -> torch.Tensor:
+    """What ``nfm.layer_kernels`` hashes each element to, in [0, 2^32): int64 [B, H]."""
+    low = 2**32 - 1  # 32-bit arithmetic in 64 bits, as torch has no unsigned products
+    place_N = torch.arange(like_BH.numel(), device=like_BH.device)
+    bits_N = ((seed & low) + place_N * ((seed >> 31 | 1) & low)) & low
+    bits_N = ((bits_N ^ bits_N >> 16) * 0x21F0AAAD) & low
+    bits_N = ((bits_N ^ bits_N >> 15) * 0xD35A2D97) & low
+    return bits_N.view(like_BH.shape)
+
+
+class NormActDropout(nn.Module):
+    """Batch norm, activation, dropout: what follows the pooling and every linear layer.
+
+    Args:
+        norm: The batch norm, if there is one.
+        activation: A key of ``ACTIVATIONS``, if there is one.
+        dropout: Probability of dropping an element, in [0, 1).
+        compiled: Whether compiled loops do it in training (CPU only), or plain torch.
+    """
+
+    def __init__(
+        self, norm: BatchNorm | None, activation: str | None, dropout: float, *, compiled: bool
+    ) -> None:
+        super().__init__()
+        self.norm = norm
+        self.activation = ACTIVATIONS[activation]() if activation else nn.Identity()
+        self.dropout = Dropout(dropout)
+        self.compiled = compiled
+
+    def forward(self, x_BH: torch.Tensor) -> torch.Tensor:
+        """Apply the three to [B, H]."""
+        if not (self.compiled and self.training):
+            normal_BH = x_BH if self.norm is None else self.norm(x_BH)
+            out: torch.Tensor = self.dropout(self.activation(normal_BH))
+            return out
+        dropped = self.dropout.dropped
+        if isinstance(self.activation, nn.ReLU | nn.Identity):
+            return _fused(x_BH, self.norm, isinstance(self.activation, nn.ReLU), dropped)
+        # torch's tanh and sigmoid use vector instructions, a compiled loop's would not.
+        active_BH = self.activation(_fused(x_BH, self.norm, False, 0))
+        return _fused(active_BH, None, False, dropped)
+
+
+def _fused(x_BH: torch.Tensor, norm: BatchNorm | None, relu: bool, dropped: int) -> torch.Tensor:
+    if norm is None and not relu and not dropped:
+        return x_BH
+    parameters = (None, None) if norm is None else (norm.weight, norm.bias)
+    out: torch.Tensor = _Fused.apply(x_BH, *parameters, norm, relu, dropped)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Fused(torch.autograd.Function):
+    """Batch norm, ReLU and dropout, each if asked for, as one operation in compiled loops."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_BH: torch.Tensor,
+        weight_H: torch.Tensor | None,
+        bias_H: torch.Tensor | None,
+        norm: BatchNorm | None,
+        relu: bool,
+        dropped: int,
+    ) -> torch.Tensor:
+        x_BH = x_BH.detach().contiguous()
+        if norm is None or weight_H is None or bias_H is None:
+            norm_4H = np.zeros((4, x_BH.shape[1]), x_BH.numpy().dtype)
+            norm_4H[1] = 1
+            rows = 0.0
+        else:
+            sums = norm.sum(torch.from_numpy(kernels.column_sums(x_BH.numpy())), "forward")
+            rows = float(sums[-1])
+            norm_4H = kernels.normaliser(
+                sums.numpy(),
+                *(weight_H.detach().numpy(), bias_H.detach().numpy(), norm.EPS),
+                *(norm.running_mean.numpy(), norm.running_var.numpy(), norm.momentum),
+            )
+        seed = draw_seed() if dropped else 0
+        out_BH = torch.empty_like(x_BH)
+        kernels.forward(x_BH.numpy(), norm_4H, relu, dropped, seed, out_BH.numpy())
+        ctx.save_for_backward(x_BH)
+        ctx.norm, ctx.rows, ctx.arguments = norm, rows, (norm_4H, relu, dropped, seed)
+        return out_BH
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[torch.Tensor | None, ...]:
+        (x_BH,) = ctx.saved_tensors
+        x, grad_BH = x_BH.numpy(), torch.empty_like(x_BH)
+        norm_4H, relu, dropped, seed = ctx.arguments
+        grad = grads[0].contiguous().numpy()
+        sums = torch.from_numpy(
+            kernels.backward(grad, x, norm_4H, relu, dropped, seed, grad_BH.numpy())
+        )
+        if ctx.norm is None:
+            return grad_BH, None, None, None, None, None
+        grad_bias_H, grad_weight_H = sums.to(x_BH.dtype).chunk(2)
+        total = ctx.norm.sum(sums, "backward").numpy()
+        kernels.through_statistics(grad_BH.numpy(), x, norm_4H, total, max(ctx.rows, 1.0))
+        return grad_BH, grad_weight_H, grad_bias_H, None, None, None
 
 
 class HiddenLayer(nn.Module):
-    """Linear, batch norm, activation, dropout: [B, H_in] to [B, H_out]."""
+    """A linear layer and what follows it: [B, H_in] to [B, H_out]."""
 
-    def __init__(self, linear: nn.Linear, norm: nn.Module, activation: str, dropout: float) -> None:
+    def __init__(self, linear: nn.Linear, after: NormActDropout) -> None:
         super().__init__()
         nn.init.xavier_normal_(linear.weight)
-        nn.init.zeros_(linear.bias)
-        self.linear, self.norm = linear, norm
-        self.activation = ACTIVATIONS[activation]()
-        self.dropout = Dropout(dropout)
+        if linear.bias is not None:
+            nn.init.zeros_(linear.bias)
+        self.linear, self.after = linear, after
 
     def forward(self, h_BH: torch.Tensor) -> torch.Tensor:
         """Apply the layer."""
-        out: torch.Tensor = self.dropout(self.activation(self.norm(self.linear(h_BH))))
+        out: torch.Tensor = self.after(self.linear(h_BH))
         return out

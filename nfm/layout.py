@@ -5,24 +5,27 @@ A block of rows waits here to be read in a random order. A packed row holds the 
 lines, whatever the number of fields; offsets and the values x are added only on the way into a
 batch. Both loops run outside the interpreter's lock, on one thread.
 
-Shapes: R = packed rows, B = rows of a batch, S = slots (see ``nfm.batch``), F = single-valued
-fields.
+Shapes: R = packed rows, B = rows of a batch, S = slots (see ``nfm.batch``).
 """
 
+import mmap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+from numba import carray, njit, types  # type: ignore[attr-defined]
+from numba.extending import intrinsic
 
 from conf.manifest import FieldSpec
 from conf.schema import LABEL
 from nfm.batch import FloatArray, IntArray, num_slots
+from nfm.kernels import _prefetch
 
 Array = npt.NDArray[Any]
 
 _TILE = 16  # rows: a tile of a few dozen columns stays in the first-level cache
+_AHEAD = 8  # rows asked of memory before their turn; measured, 4 to 16 are alike
 
 
 class Layout:
@@ -51,9 +54,15 @@ class Layout:
         spans = [(self._start[f.name], self._start[f.name] + f.length) for f in self._lists]
         self._list_spans = np.array(spans, np.int32).reshape(-1, 2)
 
-    def empty(self, rows: int) -> IntArray:
-        """Room for packed rows: int32 [rows, S + 1]."""
-        return np.empty((rows, self.slots + 1), np.int32)
+    def room(self, rows: int) -> IntArray:
+        """Room for packed rows: int32 [rows, S + 1].
+
+        Taken from the system and given back to it: malloc would keep it for a later, smaller need,
+        and take new room for the next block.
+        """
+        width = self.slots + 1
+        pages = mmap.mmap(-1, max(rows * width * 4, 1))
+        return np.frombuffer(pages, np.int32, rows * width).reshape(rows, width)
 
     def pack(self, columns: Mapping[str, Array], packed_RS: IntArray) -> None:
         """Write encoded columns into packed rows.
@@ -63,8 +72,12 @@ class Layout:
                 [R, length] (multi-valued).
             packed_RS: Room for as many rows.
         """
-        singles_FR = np.stack([columns[name].view(np.int32) for name in self._singles])
-        _transpose(singles_FR, self._single_slots, packed_RS)
+        singles = [np.ascontiguousarray(columns[name]) for name in self._singles]
+        # The loop below sees addresses alone.
+        assert all(c.shape == packed_RS.shape[:1] and c.itemsize == 4 for c in singles)
+        _transpose(
+            np.array([column.ctypes.data for column in singles]), self._single_slots, packed_RS
+        )
         for field in self._lists:
             start = self._start[field.name]
             packed_RS[:, start : start + field.length] = columns[field.name]
@@ -101,14 +114,30 @@ class Layout:
         )
 
 
+def _pointer(typing_context: Any, address: Any) -> Any:
+    """A pointer to int32 out of an address.
+
+    A list of arrays is nothing numba takes, unless each number of columns is compiled for itself.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(types.int32)(address), generate
+
+
+_int32_at: Any = intrinsic(_pointer)
+
+
 @njit(nogil=True, cache=True)
-def _transpose(columns_FR: Array, slot_F: Array, packed_RS: Array) -> None:
-    """Columns into rows, in tiles that stay in the cache."""
-    fields, rows = columns_FR.shape
+def _transpose(addresses: Array, slots: Array, packed_RS: Array) -> None:
+    """Columns of 4-byte values, by their addresses, into rows; in tiles that stay in the cache."""
+    rows = len(packed_RS)
     for first in range(0, rows, _TILE):
-        for row in range(first, min(first + _TILE, rows)):
-            for field in range(fields):
-                packed_RS[row, slot_F[field]] = columns_FR[field, row]
+        for i in range(len(addresses)):
+            column, slot = carray(_int32_at(addresses[i]), rows), slots[i]
+            for row in range(first, min(first + _TILE, rows)):
+                packed_RS[row, slot] = column[row]
 
 
 @njit(nogil=True, cache=True)
@@ -128,6 +157,8 @@ def _unpack(
     """See ``Layout.unpack``; ``x_as_bits_BS`` is ``x_BS`` by its bits."""
     slots = ids_BS.shape[1]
     for b in range(len(order_B)):
+        if b + _AHEAD < len(order_B):
+            _prefetch(packed_RS, order_B[b + _AHEAD])
         row = packed_RS[order_B[b]]
         for s in range(slots):  # no branch: several slots at once
             ids_BS[b, s] = (row[s] & id_mask_S[s]) + offset_S[s]

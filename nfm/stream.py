@@ -26,7 +26,7 @@ from conf.errors import DataError
 from conf.manifest import FieldSpec
 from conf.schema import LABEL
 from nfm.ahead import run_ahead
-from nfm.batch import Batch
+from nfm.batch import Batch, IntArray
 from nfm.cut import PackedBlock, cut_batches
 from nfm.encoded import REBUILD, columns_of, explain
 from nfm.epoch_plan import Block
@@ -83,12 +83,17 @@ def stream_batches(
 def _packed_blocks(
     blocks: Sequence[Block], paths: Sequence[str], layout: Layout, cache: FileCache | None
 ) -> Generator[PackedBlock, None, None]:
-    for block in blocks:
-        yield _pack(block, [paths[index] for index in block.files], layout, cache)
+    # Two, in turn: who asks for a block has done with the one before the last.
+    rooms = [layout.room(max(block.rows for block in blocks)) for _ in blocks[:2]]
+    for block, room in zip(blocks, itertools.cycle(rooms)):
+        files = [paths[index] for index in block.files]
+        yield _pack(block, files, layout, room[: block.rows], cache)
 
 
-def _pack(block: Block, files: list[str], layout: Layout, cache: FileCache | None) -> PackedBlock:
-    rows_RS, ends = layout.empty(block.rows), [0]
+def _pack(
+    block: Block, files: list[str], layout: Layout, rows_RS: IntArray, cache: FileCache | None
+) -> PackedBlock:
+    ends = [0]
     with contextlib.closing(_row_groups(_BlockFiles(files, cache), layout)) as row_groups:
         for table in row_groups:
             start, end = ends[-1], ends[-1] + len(table)

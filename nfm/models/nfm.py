@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from conf.schema import ModelConfig
-from nfm.collectives import Collectives
-from nfm.layers import BatchNorm, Dropout, HiddenLayer
+from nfm.collectives import Alone, Collectives
+from nfm.layers import BatchNorm, HiddenLayer, NormActDropout
 
 
 class NFM(nn.Module):
@@ -19,31 +19,32 @@ class NFM(nn.Module):
     Args:
         config: Sizes and rates.
         workers: Who batch norm sums with.
+        compiled: Whether compiled loops train it (CPU only), or plain torch.
     """
 
-    def __init__(self, config: ModelConfig, workers: Collectives) -> None:
+    def __init__(self, config: ModelConfig, workers: Collectives, *, compiled: bool) -> None:
         super().__init__()
+        normalised = config.batch_norm != "none"
+        together = workers if config.batch_norm == "synchronised" else Alone()
 
-        def norm(width: int, name: str) -> nn.Module:
-            if not config.batch_norm:
-                return nn.Identity()
+        def after(width: int, name: str, activation: str | None, dropout: float) -> NormActDropout:
             momentum = config.batch_norm_momentum
-            return BatchNorm(width, name=name, workers=workers, momentum=momentum)
+            norm = BatchNorm(width, name=name, workers=together, momentum=momentum)
+            return NormActDropout(
+                norm if normalised else None, activation, dropout, compiled=compiled
+            )
 
         self.bias = nn.Parameter(torch.zeros(1))
-        self.pooled = nn.Sequential(
-            norm(config.embedding_dim, "norm.pooled"), Dropout(config.bi_dropout)
-        )
+        self.pooled = after(config.embedding_dim, "norm.pooled", None, config.bi_dropout)
         widths = [config.embedding_dim, *config.hidden]
         self.hidden = nn.Sequential(
             *(
                 HiddenLayer(
-                    nn.Linear(before, after),
-                    norm(after, f"norm.hidden{depth}"),
-                    config.activation,
-                    config.dropout,
+                    # Batch norm takes the mean away, and a bias with it.
+                    nn.Linear(inputs, outputs, bias=not normalised),
+                    after(outputs, f"norm.hidden{depth}", config.activation, config.dropout),
                 )
-                for depth, (before, after) in enumerate(zip(widths, config.hidden, strict=False))
+                for depth, (inputs, outputs) in enumerate(zip(widths, config.hidden, strict=False))
             )
         )
         self.prediction = nn.Linear(widths[-1], 1, bias=False)

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -45,11 +44,11 @@ class JobCaller:
 
 
 def start_job(
-    name: str, *arguments: str, stderr: int = subprocess.STDOUT, prefix: Sequence[str] = ()
+    name: str, *arguments: str, stderr: int = subprocess.STDOUT
 ) -> "subprocess.Popen[str]":
-    """Start a job as a process of its own, behind a command that runs others."""
+    """Start a job as a process of its own."""
     return subprocess.Popen(
-        [*prefix, sys.executable, "-m", f"jobs.{name}", *arguments],
+        [sys.executable, "-m", f"jobs.{name}", *arguments],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=stderr,

@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.data import write_config
-from tests.e2e.jobs_under_test import start_job
+from tests.e2e.jobs_under_test import ROOT
 
 TIMEOUT_S = 180.0
 # Many short steps, a checkpoint every few of them, and restarts without a long pause.
@@ -32,7 +34,8 @@ class Training:
         place: Directory of the runs and the bundles.
         sets: Keys to set beside those above.
         arguments: Further ones, such as ``--resume``.
-        prefix: What runs the job, such as ``ip netns exec a``.
+        command: What runs the job, if not this Python.
+        environment: Of the job, if not ours.
     """
 
     def __init__(
@@ -41,14 +44,21 @@ class Training:
         place: Path,
         sets: dict[str, object] | None = None,
         arguments: Sequence[str] = (),
-        prefix: Sequence[str] = (),
+        command: Sequence[str] = (sys.executable, "-m", "jobs.train"),
+        environment: dict[str, str] | None = None,
     ) -> None:
         self.place = place
         paths = {"train.path": place / "models", "train.work_path": place / "work"}
         settings: dict[str, object] = {**SETTINGS, **paths, **(sets or {})}
         options = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-        config = str(write_config(root))
-        self.job = start_job("train", "--config", config, *options, *arguments, prefix=prefix)
+        self.job = subprocess.Popen(
+            [*command, "--config", str(write_config(root)), *options, *arguments],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
 
     @property
     def run(self) -> Path:

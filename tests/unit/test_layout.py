@@ -40,7 +40,7 @@ def test_packed_rows_become_the_batches_that_their_columns_would(
         else:
             columns[spec.name] = rng.integers(0, spec.cardinality, rows).astype(np.int32)
     layout = Layout(fields)
-    packed_RS = layout.empty(rows)
+    packed_RS = layout.room(rows)
     layout.pack(columns, packed_RS)
     order = rng.integers(0, max(rows, 1), 2 * rows)
     ids = np.empty((len(order), layout.slots), np.int32)
@@ -56,7 +56,7 @@ def test_packed_rows_become_the_batches_that_their_columns_would(
 @pytest.mark.parametrize("number", [0.0, -0.0, np.nan, np.inf, 1e-45, -3.5])
 def test_numbers_keep_their_bits(number: float) -> None:
     layout = Layout([field("x", "numeric", 1, 0)])
-    packed_RS = layout.empty(1)
+    packed_RS = layout.room(1)
     column = np.array([number], np.float32)
     layout.pack({"x": column, "label": column}, packed_RS)
     ids, x, label = np.empty((1, 1), np.int32), np.empty((1, 1), np.float32), np.empty_like(column)

@@ -41,7 +41,7 @@ def read(rows: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tenso
 
 def check(hidden: list[int]) -> None:
     torch.manual_seed(0)
-    config = ModelConfig(embedding_dim=4, hidden=hidden, batch_norm=False)
+    config = ModelConfig(embedding_dim=4, hidden=hidden, batch_norm="none")
     model = build_model(config, Alone()).double().eval()
     with torch.no_grad():
         model.bias.fill_(0.3)
