@@ -5,15 +5,16 @@ and decodes row groups; ``_packed_blocks`` lays the rows of a block side by side
 them out in their shuffled order, as matrices. Petastorm's own loaders handle each column of
 each row apart, 20 to 100 times slower.
 
-In memory at any time: the block that batches are cut from; the next one, and as much of it again
-on its way from Petastorm; and a few batches.
+In memory at any time: the block that batches are cut from; the next one; of the one after that, the
+first row groups, on their way from Petastorm; and a few batches.
 """
 
 import contextlib
 import itertools
 import logging
 import warnings
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -41,8 +42,8 @@ logging.getLogger("petastorm").setLevel(logging.WARNING)
 from petastorm import make_batch_reader  # noqa: E402
 from petastorm.workers_pool import EmptyResultError  # noqa: E402
 
-# Enough to span the moment between two blocks.
-_BATCHES_AHEAD = 4
+# Enough for each stage to go on while the one before it begins a block.
+_ROW_GROUPS_AHEAD, _BATCHES_AHEAD = 2, 4
 
 
 def stream_batches(
@@ -85,22 +86,24 @@ def _packed_blocks(
 ) -> Generator[PackedBlock, None, None]:
     # Two, in turn: who asks for a block has done with the one before the last.
     rooms = [layout.room(max(block.rows for block in blocks)) for _ in blocks[:2]]
-    for block, room in zip(blocks, itertools.cycle(rooms)):
-        files = [paths[index] for index in block.files]
-        yield _pack(block, files, layout, room[: block.rows], cache)
+    files = [[paths[index] for index in block.files] for block in blocks]
+    row_groups = run_ahead(_row_groups(files, layout, cache), _ROW_GROUPS_AHEAD, "stream-reader")
+    with contextlib.closing(row_groups):
+        for block, mine, room in zip(blocks, files, itertools.cycle(rooms)):
+            tables = iter(partial(next, row_groups), None)
+            yield _pack(block, mine, layout, room[: block.rows], tables)
 
 
 def _pack(
-    block: Block, files: list[str], layout: Layout, rows_RS: IntArray, cache: FileCache | None
+    block: Block, files: list[str], layout: Layout, rows_RS: IntArray, tables: Iterator[pa.Table]
 ) -> PackedBlock:
     ends = [0]
-    with contextlib.closing(_row_groups(_BlockFiles(files, cache), layout)) as row_groups:
-        for table in row_groups:
-            start, end = ends[-1], ends[-1] + len(table)
-            if len(ends) <= len(files) and end <= block.rows:
-                columns = columns_of(table, layout.fields, files[len(ends) - 1])
-                layout.pack(columns, rows_RS[start:end])
-            ends.append(end)
+    for table in tables:
+        start, end = ends[-1], ends[-1] + len(table)
+        if len(ends) <= len(files) and end <= block.rows:
+            columns = columns_of(table, layout.fields, files[len(ends) - 1])
+            layout.pack(columns, rows_RS[start:end])
+        ends.append(end)
     if len(ends) - 1 != len(files) or ends[-1] != block.rows:
         raise DataError(
             f"{', '.join(files)}: {ends[-1]} rows in {len(ends) - 1} row groups, where the "
@@ -113,7 +116,16 @@ def _pack(
     return PackedBlock(rows_RS, order[block.skip :], files, np.array(ends[1:]))
 
 
-def _row_groups(files: "_BlockFiles", layout: Layout) -> Generator[pa.Table, None, None]:
+def _row_groups(
+    files: Sequence[list[str]], layout: Layout, cache: FileCache | None
+) -> Generator[pa.Table | None, None, None]:
+    """The row groups of the files of each block, in order, and None after each block."""
+    for mine in files:
+        yield from _read(_BlockFiles(mine, cache), layout)
+        yield None
+
+
+def _read(files: "_BlockFiles", layout: Layout) -> Generator[pa.Table, None, None]:
     """The row groups of some files, in order.
 
     One reader for each block, so that what waits inside Petastorm is bounded by the block, whatever

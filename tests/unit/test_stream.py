@@ -135,17 +135,18 @@ def test_the_order_holds_where_files_come_faster_than_petastorm_schedules_them(
         assert numbers(list(batches)) == list(range(90))
 
 
-def test_the_next_block_is_read_ahead_and_no_further(tmp_path: Path) -> None:
-    paths = write(tmp_path, [600, 600, 600])
-    blocks = [Block((index,), 600, (index,)) for index in range(3)]
+def test_the_next_blocks_are_read_ahead_and_no_further(tmp_path: Path) -> None:
+    paths = write(tmp_path, [600] * 5)
+    blocks = [Block((index,), 600, (index,)) for index in range(5)]
     batches = stream_batches(blocks, paths, FIELDS, batch_rows=100)
     taken = [next(batches)]
     time.sleep(1.0)  # all the time it needs to read as far ahead as it goes
-    Path(paths[1]).unlink()
-    Path(paths[2]).unlink()
-    with pytest.raises(DataError, match=paths[2]):
+    for path in paths[1:]:
+        Path(path).unlink()
+    with pytest.raises(DataError, match=paths[3]):
         taken.extend(batches)
-    assert sorted(numbers(taken)) == list(range(1200))
+    # The second one was packed, the third one was read.
+    assert sorted(numbers(taken)) == list(range(1800))
 
 
 def truncate(path: Path) -> None:
