@@ -24,7 +24,7 @@ from conf.schema import Config
 from nfm.launch.gang import StartGang, WorkersLog
 from nfm.lifeline import hold_worker
 
-_EXECUTORS_S = 30.0
+_REGISTERED = "spark.scheduler.maxRegisteredResourcesWaitingTime"
 _POLL_S = 0.5
 
 logger = logging.getLogger(__name__)
@@ -118,13 +118,14 @@ def _free_slots(context: SparkContext, wanted: int) -> int:
     """Tasks that can run at the same time, at most ``wanted``; executors get time to register."""
     scheduler = context._jsc.sc()
     profile = scheduler.resourceProfileManager().defaultResourceProfile()
-    until = time.monotonic() + _EXECUTORS_S
+    waits_s = scheduler.conf().getTimeAsSeconds(_REGISTERED, "30s")
+    until = time.monotonic() + waits_s
     while (slots := int(scheduler.maxNumConcurrentTasks(profile))) < wanted:
         if time.monotonic() > until:
             break
         time.sleep(_POLL_S)
     if not slots:
-        raise RunError(f"no executor of the Spark application came up within {_EXECUTORS_S:g} s")
+        raise RunError(f"no executor came up within {waits_s} s ({_REGISTERED})")
     if slots < wanted:
         logger.warning("the executors have room for %d workers of %d: these train", slots, wanted)
     return min(slots, wanted)

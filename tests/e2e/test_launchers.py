@@ -59,6 +59,7 @@ def test_a_spark_cluster_trains_through_the_death_of_a_worker(
         submit = [
             *(str(Path(sys.executable).with_name("spark-submit")), "--master", master),
             *("--conf", "spark.driver.host=127.0.0.1", "--conf", "spark.ui.enabled=false"),
+            *("--conf", "spark.scheduler.maxRegisteredResourcesWaitingTime=8s"),
             *("--conf", "spark.executor.memory=512m", "--py-files", str(package)),
         ]
         training = Training(
@@ -98,7 +99,7 @@ def test_what_a_worker_refuses_is_refused_at_once(
     finally:
         file.write_bytes(content)
     assert (outcome.code, file.name in outcome.err) == (3, True), outcome
-    assert "attempt" not in outcome.err
+    assert "attempt 1 of" not in outcome.err
     assert "Traceback" not in outcome.err
 
 
