@@ -216,11 +216,12 @@ class CheckpointConfig(Section):
 
 
 class CacheConfig(Section):
-    """A local copy of the row groups that a worker reads from a remote store."""
+    """Local copies of the files that the workers of a machine read from a remote store."""
 
-    path: str = Field(description="Local directory; each worker makes its own below it.")
+    path: str = Field(description="Local directory; the copies are in nfm-cache below it.")
     size_gb: Annotated[float, Field(gt=0.0)] = Field(
-        10.0, description="Most that a worker keeps; the row groups read longest ago go first."
+        10.0,
+        description="Most that the copies of a machine may take; those read longest ago go first.",
     )
 
 

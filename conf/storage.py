@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import fsspec
+from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from conf.errors import ConfigError
@@ -16,7 +17,8 @@ from conf.errors import ConfigError
 
 def filesystem(path: str) -> tuple[Any, str]:
     """The fsspec file system of a path or URL, and the path on it."""
-    fs, plain = fsspec.core.url_to_fs(path)
+    # No memory of listings: Spark writes to the same places.
+    fs, plain = fsspec.core.url_to_fs(path, use_listings_cache=False)
     return fs, plain.rstrip("/")
 
 
@@ -57,6 +59,19 @@ def remove(path: str) -> None:
     """Remove a file or a directory with all that is in it."""
     fs, plain = filesystem(path)
     fs.rm(plain, recursive=True)
+
+
+def move_directory(fs: Any, source: str, target: str) -> None:
+    """Give a directory another name, where there is none of that name.
+
+    An object store has no directories: there every file is copied, then every original removed.
+    """
+    if isinstance(fs, AsyncFileSystem):
+        files = fs.find(source)
+        fs.copy(files, [target + file.removeprefix(source) for file in files], on_error="raise")
+        fs.rm(files)
+    else:
+        fs.mv(source, target, recursive=True)
 
 
 @contextmanager
@@ -118,7 +133,7 @@ def _replace(fs: Any, staging: str, target: str) -> None:
     elif fs.exists(target):
         _replace_by_two_renames(fs, staging, target)
     else:
-        fs.mv(staging, target, recursive=True)
+        move_directory(fs, staging, target)
 
 
 def _exchange(one: str, other: str) -> bool:
@@ -133,10 +148,10 @@ def _replace_by_two_renames(fs: Any, staging: str, target: str) -> None:
     """Without an atomic swap: for a moment there is no target, but never a lost one."""
     retired = staging.replace(".staging-", ".retired-")
     try:
-        fs.mv(target, retired, recursive=True)
-        fs.mv(staging, target, recursive=True)
+        move_directory(fs, target, retired)
+        move_directory(fs, staging, target)
     except BaseException:
         if fs.exists(retired) and not fs.exists(target):
-            fs.mv(retired, target, recursive=True)
+            move_directory(fs, retired, target)
         raise
     fs.rm(retired, recursive=True)

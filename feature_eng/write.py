@@ -41,7 +41,7 @@ def write_splits(encoded: DataFrame, directory: str, *, num_files: int, seed: in
     writer.option("parquet.block.size", _PARQUET_BLOCK_BYTES).parquet(parts)
     fs, plain = storage.filesystem(directory)
     for split in SPLITS:
-        fs.mv(f"{plain}/.parts/{SPLIT}={split}", f"{plain}/{split}", recursive=True)
+        storage.move_directory(fs, f"{plain}/.parts/{SPLIT}={split}", f"{plain}/{split}")
     fs.rm(f"{plain}/.parts", recursive=True)
 
 

@@ -34,7 +34,7 @@ _ROW_WORK = 2
 _AHEAD = 12
 
 
-def _prefetch_row(typing_context: Any, rows: Any, index: Any) -> Any:
+def _prefetch_code(typing_context: Any, rows: Any, index: Any) -> Any:
     """Ask memory for one row of a matrix: its first and its last cache line, for K = 16 the whole.
 
     A row is a random place in a large table: without asking ahead a step waits for each in turn.
@@ -56,7 +56,7 @@ def _prefetch_row(typing_context: Any, rows: Any, index: Any) -> Any:
     return types.void(rows, index), generate
 
 
-_prefetch: Any = intrinsic(_prefetch_row)
+prefetch_row: Any = intrinsic(_prefetch_code)
 
 
 @njit(nogil=True, cache=True)
@@ -120,7 +120,7 @@ def pool(
         square[:] = 0
         linear = weight_XD.dtype.type(0)
         for s in range(slots):
-            _prefetch(weight_XD, index_N[min(b * slots + s + _AHEAD, last)])
+            prefetch_row(weight_XD, index_N[min(b * slots + s + _AHEAD, last)])
             row, x = weight_XD[index_BS[b, s]], x_BS[b, s]
             for k in range(factors):
                 e = row[k] * x
@@ -205,11 +205,11 @@ def pool_gradient(
         squares = np.empty(factors, weight_XD.dtype)
         for u in range(_first_of(piece, start), _first_of(piece + 1, start)):
             ahead = index_U[min(u + _AHEAD, distinct - 1)]
-            _prefetch(weight_XD, ahead)
+            prefetch_row(weight_XD, ahead)
             if rule != KEEP:
-                _prefetch(first_XD, ahead)
+                prefetch_row(first_XD, ahead)
                 if rule == ADAM:
-                    _prefetch(second_XD, ahead)
+                    prefetch_row(second_XD, ahead)
             grad[:] = 0
             squares[:] = 0
             count = 0
@@ -250,10 +250,10 @@ def step_rows(
     distinct = len(index_U)
     for u in prange(distinct):
         ahead = index_U[min(u + _AHEAD, distinct - 1)]
-        _prefetch(weight_RD, ahead)
-        _prefetch(first_RD, ahead)
+        prefetch_row(weight_RD, ahead)
+        prefetch_row(first_RD, ahead)
         if rule == ADAM:
-            _prefetch(second_RD, ahead)
+            prefetch_row(second_RD, ahead)
         _step_row(weight_RD, first_RD, second_RD, index_U[u], grad_UD[u], rule, constants)
 
 

@@ -20,7 +20,7 @@ from numba.extending import intrinsic
 from conf.manifest import FieldSpec
 from conf.schema import LABEL
 from nfm.batch import FloatArray, IntArray, num_slots
-from nfm.kernels import _prefetch
+from nfm.kernels import prefetch_row
 
 Array = npt.NDArray[Any]
 
@@ -158,7 +158,7 @@ def _unpack(
     slots = ids_BS.shape[1]
     for b in range(len(order_B)):
         if b + _AHEAD < len(order_B):
-            _prefetch(packed_RS, order_B[b + _AHEAD])
+            prefetch_row(packed_RS, order_B[b + _AHEAD])
         row = packed_RS[order_B[b]]
         for s in range(slots):  # no branch: several slots at once
             ids_BS[b, s] = (row[s] & id_mask_S[s]) + offset_S[s]

@@ -16,6 +16,7 @@ from pyspark.sql import SparkSession
 from conf.manifest import read_manifest
 from jobs import build_features, evaluate, pipeline, score, train
 from nfm.bundle import load_bundle
+from nfm.epoch_plan import Block
 from nfm.metrics import auc, probability
 from nfm.predict import predict_logits
 from nfm.stream import stream_batches
@@ -100,9 +101,10 @@ def test_served_scores_equal_trained_predictions_to_the_last_bit(done: Outcome, 
     manifest = read_manifest(f"{root}/features/v1")
     files = [f for split in manifest.splits.values() for f in split.files]
     paths = [f"{root}/features/v1/{file.path}" for file in files]
+    blocks = [Block((number,), file.rows, None) for number, file in enumerate(files)]
     logits = [
         predict_logits(bundle, batch.ids_BS, batch.x_BS).astype(np.float64)
-        for batch in stream_batches(paths, manifest.fields, batch_rows=500)
+        for batch in stream_batches(blocks, paths, manifest.fields, batch_rows=500)
     ]
     served = pq.read_table(root / f"scores/ds={DS}")
     expected = np.sort(probability(np.concatenate(logits)))

@@ -117,3 +117,41 @@ def test_a_store_that_is_down_is_a_failure_of_the_run(
     store.server.stop()
     with pytest.raises(RunError, match=r"s3://lake.* could not be opened"):
         read(paths)
+
+
+def publish(final: str, files: dict[str, str]) -> None:
+    with storage.staged_directory(final, overwrite=True, proof="mark") as staging:
+        for name, text in files.items():
+            storage.write_text(f"{staging}/{name}", text)
+
+
+def content(directory: str) -> dict[str, str]:
+    fs, plain = storage.filesystem(directory)
+    names = [path.removeprefix(f"{plain}/") for path in fs.find(plain)]
+    return {name: storage.read_text(f"{directory}/{name}") for name in names}
+
+
+def test_a_directory_is_published_and_replaced(store: Store) -> None:
+    """There are no directories to rename: every object moves, also those of the old one."""
+    many = {f"train/{number}": str(number) for number in range(12)}
+    for files in ({"mark": "old", "gone": "x"}, {"mark": "new", **many}):
+        publish("s3://lake/out", files)
+        assert content("s3://lake/out") == files
+        assert content("s3://lake") == {f"out/{name}": text for name, text in files.items()}
+
+
+def test_a_failure_leaves_the_published_one(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that fails while the new one takes its place."""
+    publish("s3://lake/out", {"mark": "old", "part": "x"})
+    move, moved = storage.move_directory, []
+
+    def fail_second(fs: object, source: str, target: str) -> None:
+        moved.append(target)
+        if len(moved) == 2:
+            raise OSError("the store is down")
+        move(fs, source, target)
+
+    monkeypatch.setattr(storage, "move_directory", fail_second)
+    with pytest.raises(OSError, match="the store is down"):
+        publish("s3://lake/out", {"mark": "new"})
+    assert content("s3://lake") == {"out/mark": "old", "out/part": "x"}
