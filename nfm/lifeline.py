@@ -1,10 +1,11 @@
 """The line between the launcher of a training and each worker: when one ends, the other knows.
 
 ``python -m nfm.lifeline <run directory>`` is what launchers start on every host. It connects to the
-launcher, starts ``python -m nfm.worker``, passes on what that says and reports how it ended. When
-the launcher cuts the line or dies, even by kill -9 or with its machine, the worker is killed, also
-one that hangs or is stopped: neither ssh nor Spark would do that. There is one such process per
-worker, so this module imports next to nothing.
+launcher, starts ``python -m nfm.worker``, passes on what that says and reports how and why it
+ended. When the launcher cuts the line or dies, even by kill -9 or with its machine, or when the
+network between them is cut, the worker is killed, also one that hangs or is stopped: neither ssh
+nor Spark would do that. There is one such process per worker, so this module imports next to
+nothing.
 """
 
 import contextlib
@@ -19,14 +20,23 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
+from typing import IO, Any
+
+from conf.errors import ConfigError, RunError
 
 # "<port>:<secret>" of the launcher, in the environment of the workers. Horovod tells them on which
 # of its addresses they reach it.
 LIFELINE, ADDRESS, RANK = "NFM_LIFELINE", "HOROVOD_GLOO_RENDEZVOUS_ADDR", "HOROVOD_RANK"
-# Who does not answer for 30 s is gone.
-_KEEP_ALIVE = {socket.TCP_KEEPIDLE: 10, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 4}
+# Who does not answer for 30 s is gone: whether nothing is under way on the line, or something is,
+# which Linux would send again for 15 minutes.
 _LOST_S = 30.0
+_KEEP_ALIVE = {
+    socket.TCP_KEEPIDLE: 10,
+    socket.TCP_KEEPINTVL: 5,
+    socket.TCP_KEEPCNT: 4,
+    socket.TCP_USER_TIMEOUT: int(_LOST_S * 1000),
+}
 _LAST_WORDS_S = 5.0
 _ANSWER_S = 1.0
 _PR_SET_PDEATHSIG = 1
@@ -40,13 +50,15 @@ class WorkerEnd:
         rank: Of the worker.
         host: Where it ran.
         exit_code: Of its process; 128 + the signal if one ended it.
-        message: Why it was not even started; empty if it was.
+        message: Why it failed, if somebody could say so.
+        mendable: Whether another attempt may go better.
     """
 
     rank: int
     host: str
     exit_code: int
     message: str = ""
+    mendable: bool = True
 
 
 class Lifelines:
@@ -77,8 +89,9 @@ class Lifelines:
         return {LIFELINE: f"{self._server.getsockname()[1]}:{self._secret}"}
 
     def first_failure(self) -> WorkerEnd | None:
-        """The worker that failed first, as far as known."""
-        return next((end for end in self._ends if end.exit_code), None)
+        """The worker that failed first, as far as known; those that say why before the others."""
+        failed = [end for end in self._ends if end.exit_code]
+        return min(failed, key=lambda end: not end.message, default=None)
 
     def ask(self) -> None:
         """Have the workers say what they are doing, which those that hang still can."""
@@ -113,15 +126,26 @@ class Lifelines:
             listening.start()
 
     def _listen(self, line: socket.socket) -> None:
-        with contextlib.suppress(OSError), line.makefile(encoding="utf-8") as messages:
-            if messages.readline().strip() != self._secret:
-                return
+        with contextlib.suppress(OSError), line.makefile(errors="replace") as messages:
+            secret, _, hello = messages.readline().partition(" ")
+            if secret == self._secret:
+                self._ends.append(self._hear_out(messages, *json.loads(hello)))
+
+    def _hear_out(self, messages: IO[str], rank: int, host: str) -> WorkerEnd:
+        """Pass on what a worker says until it ends."""
+        killed = WorkerEnd(rank, host, 128 + signal.SIGKILL)  # with its lifeline
+        try:
             for message in messages:
-                rank, content = json.loads(message)
-                if isinstance(content, str):
-                    self._hear(rank, content)
-                else:
-                    self._ends.append(WorkerEnd(**content))
+                content = json.loads(message)
+                if not isinstance(content, str):
+                    return WorkerEnd(rank, host, **content)
+                self._hear(rank, content)
+        except OSError as error:
+            why = f"lost contact with worker {rank} on {host}: {error.strerror or error}"
+            return replace(killed, exit_code=RunError.exit_code, message=why)
+        except ValueError:  # half a message
+            pass
+        return killed
 
 
 def hold_worker(run: str) -> None:
@@ -138,19 +162,20 @@ def hold_worker(run: str) -> None:
     with socket.create_connection((os.environ[ADDRESS], int(port)), timeout=_LOST_S) as line:
         line.settimeout(None)
         _keep_alive(line)
-        line.sendall(f"{secret}\n".encode())
+        line.sendall(f"{secret} {json.dumps([rank, host])}\n".encode())
 
         def tell(content: object) -> None:
             with contextlib.suppress(OSError):  # cut: the worker is being killed
-                line.sendall(f"{json.dumps([rank, content])}\n".encode())
+                line.sendall(f"{json.dumps(content)}\n".encode())
 
         if os.path.isdir(run):
-            end = WorkerEnd(rank, host, _run_worker(run, line, tell))
+            code, failure = _run_worker(run, line, tell)
         else:
-            end = WorkerEnd(rank, host, 2, _not_shared(run, rank, host))
-        tell(asdict(end))
-    if end.exit_code:
-        sys.exit(end.exit_code)
+            code = ConfigError.exit_code
+            failure = {"message": _not_shared(run, rank, host), "mendable": False}
+        tell({"exit_code": code, **failure})
+    if code:
+        sys.exit(code)
 
 
 def end_with_parent() -> None:
@@ -161,10 +186,15 @@ def end_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _run_worker(run: str, line: socket.socket, tell: Callable[[object], None]) -> int:
-    """See a worker through; returns its exit code, as a shell would."""
+def _run_worker(
+    run: str, line: socket.socket, tell: Callable[[object], None]
+) -> tuple[int, dict[str, Any]]:
+    """See a worker through; returns its exit code, as a shell would, and what it says failed."""
+    # A pipe, where a file in the run would do but for a full disk.
+    failure, of_worker = os.pipe()
     worker = subprocess.Popen(
-        [sys.executable, "-m", "nfm.worker", run],
+        [sys.executable, "-m", "nfm.worker", run, str(of_worker)],
+        pass_fds=[of_worker],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -172,6 +202,7 @@ def _run_worker(run: str, line: socket.socket, tell: Callable[[object], None]) -
         errors="replace",
         preexec_fn=end_with_parent,
     )
+    os.close(of_worker)
     signal.signal(signal.SIGTERM, lambda *_: worker.terminate())  # it knows what to do about it
 
     def relay() -> None:
@@ -190,7 +221,8 @@ def _run_worker(run: str, line: socket.socket, tell: Callable[[object], None]) -
     relaying.start()
     code = worker.wait()
     relaying.join(_LAST_WORDS_S)
-    return code if code >= 0 else 128 - code
+    with open(failure) as said:
+        return code if code >= 0 else 128 - code, json.loads(said.read() or "{}")
 
 
 def _state(pid: int) -> str:

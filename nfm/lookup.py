@@ -117,7 +117,7 @@ class KernelLookup:
 
     def __init__(self) -> None:
         # Kept from step to step: fresh pages cost more than the sums written to them.
-        self.buffer_UD = np.empty((0, 0))
+        self.buffer_UD: kernels.Array | None = None
 
     def forward(self, rows: Rows, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Linear part [B] and Bi-Interaction [B, K]; both ask autograd for their gradient."""
@@ -136,9 +136,9 @@ class KernelLookup:
     def gradient(self, upstream: Upstream) -> torch.Tensor:
         """The gradient of the distinct rows [U, D]; valid until the next step."""
         distinct, width = len(self.batch.groups.ids_U), self.rows.weight_XD.shape[1]
-        if len(self.buffer_UD) < distinct:
+        if self.buffer_UD is None or len(self.buffer_UD) < distinct:
             self.buffer_UD = np.empty((distinct * 5 // 4, width), self.sum_BK.dtype)
-        grad_UD = self.buffer_UD[:distinct].reshape(distinct, width)
+        grad_UD = self.buffer_UD[:distinct]
         unused_RD = np.empty((0, width), self.sum_BK.dtype)
         self._run(upstream, grad_UD, kernels.KEEP, (unused_RD, unused_RD), unused_RD[:, 0])
         return torch.from_numpy(grad_UD)

@@ -1,8 +1,8 @@
-"""One Horovod worker of a training: ``python -m nfm.worker <run directory>``.
+"""One Horovod worker of a training: ``python -m nfm.worker <run directory> <descriptor>``.
 
 The launcher has put the resolved ``config.yaml`` and the ``manifest.json`` into the run directory;
-rank 0 leaves ``result.json`` there, and a worker that fails ``failure.json``. A worker always goes
-on from the newest checkpoint of the run that is whole.
+rank 0 leaves ``result.json`` there, and a worker that fails says why to the open file of the given
+descriptor. A worker always goes on from the newest checkpoint of the run that is whole.
 """
 
 import faulthandler
@@ -18,7 +18,7 @@ import numba
 import torch
 
 from conf import storage
-from conf.errors import PipelineError
+from conf.errors import ConfigError, DataError, PipelineError, RunError
 from conf.loader import load_config
 from conf.manifest import read_manifest
 from conf.schema import Config
@@ -27,7 +27,7 @@ from nfm.run_log import RunLog
 from nfm.step import build_step
 from nfm.trainer import NotFiniteError, StoppedError, Trainer
 
-CONFIG, RESULT, FAILURE, STOP = "config.yaml", "result.json", "failure.json", "stop"
+CONFIG, RESULT, STOP = "config.yaml", "result.json", "stop"
 
 logger = logging.getLogger(__name__)
 
@@ -51,20 +51,23 @@ class StopSignal:
 
 def main() -> None:
     """Join the other workers and train."""
-    run = Path(sys.argv[1])
+    run, descriptor = Path(sys.argv[1]), int(sys.argv[2])
     faulthandler.register(signal.SIGUSR1)  # a launcher asks so where a worker hangs
     try:
         _train(run, load_config(str(run / CONFIG)))
-    except Exception as error:
-        code = getattr(error, "exit_code", 1)
+    except Exception as raised:
+        error = raised
+        if isinstance(raised, OSError):
+            error = RunError(f"a file could not be read or written: {raised}")
         if isinstance(error, PipelineError):
             logger.error("%s", error)
         else:
             logger.exception("a bug")
+        code = getattr(error, "exit_code", 1)
         if not isinstance(error, WorkersLostError):  # those that are lost say why themselves
-            retry = not isinstance(error, StoppedError | NotFiniteError)
-            failure = {"exit_code": code, "message": str(error) or repr(error), "retry": retry}
-            storage.write_text(str(run / FAILURE), json.dumps(failure))
+            final = isinstance(error, ConfigError | DataError | StoppedError | NotFiniteError)
+            failure = {"message": str(error) or repr(error), "mendable": not final}
+            os.write(descriptor, json.dumps(failure).encode())
         sys.exit(code)
 
 

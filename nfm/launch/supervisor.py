@@ -1,6 +1,5 @@
 """See a training through: start its workers, watch them, start them again when they fail."""
 
-import contextlib
 import itertools
 import json
 import logging
@@ -22,7 +21,7 @@ from nfm.launch.run_directory import how_to_go_on, locked
 from nfm.lifeline import Lifelines
 from nfm.run_log import PROGRESS
 from nfm.trainer import Result
-from nfm.worker import CONFIG, FAILURE, RESULT, STOP
+from nfm.worker import CONFIG, RESULT, STOP
 
 LOG = "workers.log"
 
@@ -156,7 +155,7 @@ def _attempt(
     config: Config, run: Path, start: StartGang, stop: StopRequest, attempt: int
 ) -> Failure | None:
     """Start the workers and see them end; returns what failed."""
-    for stale in (FAILURE, PROGRESS, STOP):
+    for stale in (PROGRESS, STOP):
         (run / stale).unlink(missing_ok=True)
     with WorkersLog(run / LOG, attempt) as log, Lifelines(log.hear) as lifelines:
         with start(config, run, lifelines.environment, log) as gang:
@@ -166,7 +165,7 @@ def _attempt(
                 lifelines.cut()
         if gang.succeeded():
             return None
-        return _failure(run, lifelines, log.text(), hung)
+        return _failure(lifelines, log.text(), hung)
 
 
 def _watch(
@@ -194,17 +193,13 @@ def _watch(
     return None
 
 
-def _failure(run: Path, lifelines: Lifelines, log: str, hung: str | None) -> Failure:
+def _failure(lifelines: Lifelines, log: str, hung: str | None) -> Failure:
     """The first cause, as far as somebody could still name it."""
     if hung:
         return Failure(hung)
-    with contextlib.suppress(FileNotFoundError):
-        said = json.loads((run / FAILURE).read_text())
-        mendable = said["exit_code"] not in _FINAL and said.get("retry", True)
-        return Failure(said["message"], said["exit_code"], mendable)
     if end := lifelines.first_failure():
         if end.message:
-            return Failure(end.message, end.exit_code, mendable=False)
+            return Failure(end.message, end.exit_code, end.mendable)
         meaning = f" ({_MEANING[end.exit_code]})" if end.exit_code in _MEANING else ""
         return Failure(
             f"worker {end.rank} on {end.host} ended with exit code {end.exit_code}{meaning}"

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -12,10 +13,13 @@ import psutil
 import torch
 from safetensors.torch import load_file
 
-from tests.data import write_config
+from nfm.checkpoint import damage, list_checkpoints
+from tests.data import make_config, raw_table, write_config, write_raw
+from tests.distributed.features import write_features
 from tests.e2e.jobs_under_test import ROOT
 
 TIMEOUT_S = 180.0
+PLACE = "NFM_TEST_PLACE"  # in the environment of all that works for a training
 # Many short steps, a checkpoint every few of them, and restarts without a long pause.
 SETTINGS = {
     "train.batch_size": 16,
@@ -26,16 +30,23 @@ SETTINGS = {
 }
 
 
+def write_data(root: Path) -> None:
+    """A raw table, and features that take no Spark to build, for trainings and builds."""
+    write_raw(root / "raw", raw_table(1500))
+    write_features(make_config(root), [350, 350, 350], [115, 110])
+
+
 class Training:
     """A ``jobs.train`` on the features under ``root``, with a place of its own for what it writes.
 
     Args:
-        root: Directory of the features; see ``tests.data``.
+        root: Directory of the features.
         place: Directory of the runs and the bundles.
         sets: Keys to set beside those above.
         arguments: Further ones, such as ``--resume``.
         command: What runs the job, if not this Python.
         environment: Of the job, if not ours.
+        stderr: Where the job's errors go, if not to its output.
     """
 
     def __init__(
@@ -46,6 +57,7 @@ class Training:
         arguments: Sequence[str] = (),
         command: Sequence[str] = (sys.executable, "-m", "jobs.train"),
         environment: dict[str, str] | None = None,
+        stderr: int = subprocess.STDOUT,
     ) -> None:
         self.place = place
         paths = {"train.path": place / "models", "train.work_path": place / "work"}
@@ -54,9 +66,9 @@ class Training:
         self.job = subprocess.Popen(
             [*command, "--config", str(write_config(root)), *options, *arguments],
             cwd=ROOT,
-            env=environment,
+            env={**(environment or os.environ), PLACE: str(place)},
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stderr=stderr,
             text=True,
         )
 
@@ -81,23 +93,36 @@ class Training:
         """Wait, closely, until the run holds a file like this."""
         wait_until(lambda: list(self.place.glob(f"work/*/{pattern}")), pattern, poll_s=0.0005)
 
+    def wait_for_attempt(self, number: int) -> None:
+        """Wait until the workers are being started for the n-th time."""
+        log = f"=== attempt {number}\n"
+        paths = self.place.glob
+        wait_until(lambda: any(log in p.read_text() for p in paths("work/*/workers.log")), log)
+
     def worker(self, rank: int) -> psutil.Process:
         """The process of a worker, which may still have to start."""
         wait_until(lambda: rank in workers_of(self.place), f"worker {rank}")
         return workers_of(self.place)[rank]
 
     def end(self, timeout_s: float = TIMEOUT_S) -> tuple[int, str]:
-        """Wait for the end of the job, and of all it started; its exit code and what it said."""
+        """Wait for the end of the job, and of all it started; its exit code and what it said.
+
+        Checkpoints that it leaves are whole.
+        """
         try:
             output, _ = self.job.communicate(timeout=timeout_s)
+            wait_until(lambda: not processes_of(self.place), "all processes to end")
         finally:
-            self.job.kill()
-        wait_until(lambda: not processes_of(self.place), "all processes to end")
-        return self.job.returncode, output
+            for process in [self.job, *processes_of(self.place)]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+        for checkpoints in self.place.glob("work/*/checkpoints"):
+            assert not [found for path in list_checkpoints(checkpoints) if (found := damage(path))]
+        return self.job.returncode, output or ""
 
     def weights(self) -> dict[str, torch.Tensor]:
         """Those of the bundle, of which there is one."""
-        (bundle,) = (self.place / "models").iterdir()
+        (bundle,) = self.place.glob("models/[!.]*")
         assert (bundle / "manifest.json").exists()
         return load_file(bundle / "model.safetensors")
 
@@ -114,12 +139,13 @@ def assert_same_weights(found: dict[str, torch.Tensor], expected: dict[str, torc
 
 
 def processes_of(place: Path) -> list[psutil.Process]:
-    """What works for trainings of this place: launchers, horovodrun, lifelines and workers."""
+    """What works for trainings of this place: launchers, horovodrun, ssh, lifelines, workers."""
     found = []
-    for process in psutil.process_iter(["cmdline", "status"]):
-        command = " ".join(process.info["cmdline"] or [])
-        if str(place) in command and process.info["status"] != psutil.STATUS_ZOMBIE:
-            found.append(process)
+    for process in psutil.process_iter():
+        # Of another user's, or one that is ending, nothing can be read.
+        with contextlib.suppress(psutil.Error, OSError):
+            if str(place) in " ".join([process.environ().get(PLACE, ""), *process.cmdline()]):
+                found.append(process)
     return found
 
 
@@ -128,7 +154,7 @@ def workers_of(place: Path) -> dict[int, psutil.Process]:
     workers = {}
     for process in processes_of(place):
         with contextlib.suppress(psutil.NoSuchProcess):
-            if process.info["cmdline"][1:3] == ["-m", "nfm.worker"]:
+            if process.cmdline()[1:3] == ["-m", "nfm.worker"]:
                 workers[int(process.environ()["HOROVOD_RANK"])] = process
     return workers
 

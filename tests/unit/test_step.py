@@ -116,6 +116,16 @@ def test_the_gradient_of_a_lookup_by_autograd(lookup: Lookup) -> None:
     torch.testing.assert_close(torch.zeros_like(table).index_add(0, ids, grad), leaf.grad)
 
 
+@pytest.mark.parametrize("lookup", [KernelLookup(), TorchLookup()])
+def test_the_gradient_of_a_first_batch_without_rows(lookup: Lookup) -> None:
+    """Other workers' gradients are joined with it: so it must be of their type."""
+    batch = Batch.empty(SLOTS)
+    linear_B, pooled_BK = lookup.forward(Rows(torch.ones(4, 6), batch.ids_BS, None), batch)
+    zero = torch.zeros(6)
+    grad = lookup.gradient(Upstream(linear_B.detach(), pooled_BK.detach(), zero, zero))
+    assert (grad.shape, grad.dtype) == ((0, 6), torch.float32)
+
+
 @settings(deadline=None)  # the first call compiles
 @given(st.lists(st.integers(0, 2**31 - 1), max_size=200))
 def test_group_ids_against_a_dictionary(ids: list[int]) -> None:
