@@ -78,11 +78,10 @@ def directory_of(checkpoints: Path, step: int) -> Path:
 
 def dense_tensors(step: TrainStep) -> Tensors:
     """The model and its optimiser, and what the table's optimiser keeps per run."""
-    tensors = {f"model.{name}": tensor for name, tensor in step.model.state_dict().items()}
-    for index, state in step.optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in state.items()}
-    state = step.table.optimizer.state
-    return tensors | {f"table.optimizer.{k}": v for k, v in state.items() if not v.ndim}
+    model = {f"model.{name}": tensor for name, tensor in step.model.state_dict().items()}
+    dense = {f"optimizer.{name}": tensor for name, tensor in step.dense.optimizer.state.items()}
+    table = step.table.optimizer.state
+    return model | dense | {f"table.optimizer.{k}": v for k, v in table.items() if not v.ndim}
 
 
 def table_tensors(step: TrainStep) -> Tensors:
@@ -96,14 +95,12 @@ def restore(step: TrainStep, checkpoint: Path) -> None:
     """Put a checkpoint back, whatever number of workers wrote it."""
     dense = read_tensors(checkpoint / DENSE)
     step.model.load_state_dict(_under("model.", dense))
-    state: dict[int, Tensors] = {}
-    for name, tensor in _under("optimizer.", dense).items():
-        index, _, key = name.partition(".")
-        state.setdefault(int(index), {})[key] = tensor
-    groups = step.optimizer.state_dict()["param_groups"]
-    step.optimizer.load_state_dict({"state": state, "param_groups": groups})
-    for name, tensor in _under("table.optimizer.", dense).items():
-        step.table.optimizer.state[name].copy_(tensor)
+    for prefix, optimizer in (
+        ("optimizer.", step.dense.optimizer),
+        ("table.optimizer.", step.table.optimizer),
+    ):
+        for name, tensor in _under(prefix, dense).items():
+            optimizer.state[name].copy_(tensor)
     table = step.table
     for name, rows in table_tensors(step).items():
         _fill(rows, table.shard, table.shards, checkpoint, name)

@@ -1,4 +1,6 @@
-"""The optimisers of the embedding table's rows: each steps the rows of a batch, never the table.
+"""The optimisers: each steps some rows of a table, never the whole.
+
+The dense parameters step by the same rules, as one row (``nfm.dense``).
 
 Shapes: R = rows of the table on this worker, U = distinct rows of a step, D = K + 1.
 """
@@ -114,6 +116,19 @@ ROW_OPTIMIZERS: dict[str, type[RowAdagrad] | type[RowAdam]] = {
     "adagrad": RowAdagrad,
     "adam": RowAdam,
 }
+
+
+def step_rows(
+    weight_RD: torch.Tensor, optimizer: RowOptimizer, index_U: torch.Tensor, grad_UD: torch.Tensor
+) -> None:
+    """Step distinct rows in place, on a CPU by compiled loops."""
+    if weight_RD.is_cuda:
+        optimizer.update(weight_RD, index_U, grad_UD)
+        return
+    kernels.step_rows(
+        *(weight_RD.numpy(), *optimizer.moments(), index_U.numpy(), grad_UD.numpy()),
+        *(optimizer.rule, optimizer.advance()),
+    )
 
 
 def new_rows(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> torch.Tensor:

@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from conf.schema import Config, PenaltyConfig, TrainConfig
 from nfm.batch import Batch
-from nfm.collectives import Collectives, Later
+from nfm.collectives import Collectives
+from nfm.dense import DenseParameters
 from nfm.lookup import KernelLookup, Lookup, TorchLookup, Upstream
 from nfm.models import build_model
 from nfm.models.nfm import NFM
@@ -68,25 +69,14 @@ class TrainStep:
         compiled: bool,
     ) -> None:
         self.model, self.table, self.workers, self.task = model, table, workers, task
-        self.l1, self.l2 = config.l1, config.l2
         self.l1_D = _per_column(config.l1, table.weight_RD)
         self.l2_D = _per_column(config.l2, table.weight_RD)
         self.lookup: Lookup = KernelLookup() if compiled else TorchLookup()
         self.device = table.weight_RD.device
         self.autocast = self.device.type == "cuda" and config.precision == "bf16"
-        self.dense = list(model.parameters())
-        self.matrices = [p for p in self.dense if p.ndim > 1]
+        self.dense = DenseParameters(model, config, told=3)
         self.buffers = list(model.buffers())
         self.buffers_before = [buffer.clone() for buffer in self.buffers]
-        rate = config.optimizer.learning_rate
-        self.optimizer: torch.optim.Optimizer
-        if config.optimizer.name == "adagrad":
-            start = config.optimizer.initial_accumulator
-            self.optimizer = torch.optim.Adagrad(
-                self.dense, lr=rate, initial_accumulator_value=start
-            )
-        else:
-            self.optimizer = torch.optim.Adam(self.dense, lr=rate)
 
     def __call__(self, batch: Batch, all_rows: int, *, stop: bool = False) -> Outcome:
         """Take one step with the other workers.
@@ -96,25 +86,29 @@ class TrainStep:
             all_rows: Rows of all workers in this step; at least one.
             stop: Whether this worker was asked to stop.
         """
-        self.model.train()
+        self._switch(training=True)
         batch = batch.to(self.device)
         rows = self.table.read(batch)
         linear_B, pooled_BK = self.lookup.forward(rows, batch)
         _copy(self.buffers, self.buffers_before)
         logits_B = self._logits(linear_B, pooled_BK)
         loss = row_losses(self.task, logits_B, batch.label_B.to(logits_B.dtype)).sum()
-        self.optimizer.zero_grad()
+        self.dense.zero_gradients()
         (loss / all_rows).backward()
         assert linear_B.grad is not None
         assert pooled_BK.grad is not None
-        known = self._send_dense_gradients(loss, linear_B.grad.sum() + pooled_BK.grad.sum(), stop)
+        # 0 * upstream is 0, or NaN where some of it is not finite.
+        upstream = 0 * (linear_B.grad.sum() + pooled_BK.grad.sum())
+        told = loss.detach(), upstream, loss.new_tensor(float(stop))
+        summed_later = self.dense.sum_gradients(self.workers, told)
         penalties = self.l1_D / all_rows, self.l2_D / all_rows
         self.table.send(self.lookup, Upstream(linear_B.grad, pooled_BK.grad, *penalties))
-        outcome = self._receive_dense_gradients(known)
+        summed = summed_later()
+        all_loss, _, stops = summed[-3:].tolist()
+        outcome = Outcome(all_loss, finite=math.isfinite(summed.sum().item()), stop=stops > 0)
         self.table.learn(apply=outcome.finite)
         if outcome.finite:
-            self._add_dense_penalty()
-            self.optimizer.step()
+            self.dense.learn(summed)
         else:
             _copy(self.buffers_before, self.buffers)
         return outcome
@@ -122,7 +116,7 @@ class TrainStep:
     @torch.no_grad()
     def predict(self, batch: Batch) -> torch.Tensor:
         """Logits (or predicted values) of this worker's rows [B]; all workers call it."""
-        self.model.eval()
+        self._switch(training=False)
         batch = batch.to(self.device)
         return self._logits(*self.lookup.forward(self.table.read(batch), batch)).cpu()
 
@@ -131,30 +125,10 @@ class TrainStep:
             logits_B: torch.Tensor = self.model(linear_B, pooled_BK)
         return logits_B.to(linear_B.dtype)
 
-    def _send_dense_gradients(
-        self, loss: torch.Tensor, upstream: torch.Tensor, stop: bool
-    ) -> Later:
-        """One sum over the workers, of the gradients and of what they must know of each other."""
-        grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.dense]
-        # 0 * upstream is 0, or NaN where some of it is not finite.
-        known = torch.stack([loss.detach(), 0 * upstream, loss.new_tensor(float(stop))])
-        vector = torch.cat([*(grad.flatten() for grad in grads), known])
-        return self.workers.sum_later(vector, "grad.dense")
-
-    def _receive_dense_gradients(self, summed: Later) -> Outcome:
-        total = summed()
-        *parts, known = total.split([*(parameter.numel() for parameter in self.dense), 3])
-        for parameter, part in zip(self.dense, parts, strict=True):
-            parameter.grad = part.view_as(parameter)
-        finite = math.isfinite(float(total.sum()))
-        return Outcome(loss=float(known[0]), finite=finite, stop=bool(known[2] > 0))
-
-    def _add_dense_penalty(self) -> None:
-        """The penalty of the matrices, which no worker's rows weigh."""
-        for matrix in self.matrices:
-            weight = matrix.detach()
-            penalty = self.l2.dense * weight + self.l1.dense * weight.sign()
-            matrix.grad.add_(penalty)  # type: ignore[union-attr]
+    def _switch(self, *, training: bool) -> None:
+        """Put the model into a mode; asking all its modules every time would take longer."""
+        if self.model.training != training:
+            self.model.train(training)
 
 
 def build_step(

@@ -22,7 +22,7 @@ from nfm import kernels
 from nfm.batch import Batch, group
 from nfm.collectives import Collectives
 from nfm.lookup import Lookup, Rows, Upstream
-from nfm.row_optimizers import ROW_OPTIMIZERS, RowOptimizer
+from nfm.row_optimizers import ROW_OPTIMIZERS, RowOptimizer, step_rows
 
 # Rows that share a random generator: any worker can make its own without making all the others'.
 _CHUNK_ROWS = 1 << 16
@@ -223,12 +223,9 @@ def _step_merged(
     if weight_RD.is_cuda:
         grad_UD = grad_MD.new_zeros(len(groups.ids_U), grad_MD.shape[1])
         grad_UD.index_add_(0, groups.inverse_N, grad_MD)
-        optimizer.update(weight_RD, groups.ids_U, grad_UD)
-        return
-    index_U = groups.ids_U.numpy()
-    summed_UD = np.empty((len(index_U), grad_MD.shape[1]), grad_MD.numpy().dtype)
-    kernels.sum_rows(groups.start.numpy(), groups.positions_N.numpy(), grad_MD.numpy(), summed_UD)
-    kernels.step_rows(
-        *(weight_RD.numpy(), *optimizer.moments(), index_U, summed_UD),
-        *(optimizer.rule, optimizer.advance()),
-    )
+    else:
+        grad_UD = torch.empty(len(groups.ids_U), grad_MD.shape[1], dtype=grad_MD.dtype)
+        kernels.sum_rows(
+            *(groups.start.numpy(), groups.positions_N.numpy(), grad_MD.numpy(), grad_UD.numpy())
+        )
+    step_rows(weight_RD, optimizer, groups.ids_U, grad_UD)
