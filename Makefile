@@ -5,6 +5,7 @@
 #   TORCH_PIP_ARGS  pip options that choose the build of torch; setup remembers them
 #   ML100K_DIR      a folder that holds ml-100k.{inter,user,item}; else they are fetched
 #   T               the tests to run
+#   FAULTS_SEED     moments that faults strike at again
 TORCH_PIP_ARGS ?= $(shell cat $(READY) 2>/dev/null)
 T ?= tests nfm
 PY := .venv/bin/python
@@ -13,7 +14,7 @@ READY := .venv/.ready
 PACKAGES := conf feature_eng jobs nfm
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor data demo test lint bench bench-train bench-stream docs dist dist-zip dist-env clean FORCE
+.PHONY: help setup doctor data demo test faults lint bench bench-train bench-stream docs dist dist-zip dist-env clean FORCE
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +42,9 @@ demo: data ## Run the whole pipeline on MovieLens-100K: features, training, scor
 
 test: $(READY) ## Run the tests
 	$(PY) -m pytest -q --durations=10 $(T)
+
+faults: $(READY) ## Kill workers and launchers, fill disks, cut networks: 15 minutes, some as root only
+	tools/faults.sh
 
 lint: $(READY) ## Check style (ruff), types (mypy) and who imports whom (import-linter)
 	$(PY) -m ruff check .

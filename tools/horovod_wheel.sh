@@ -2,8 +2,10 @@
 # Print the path of the Horovod wheel that fits the torch in .venv; the first call builds it.
 #
 # As published, Horovod asks for C++14, while torch needs 17, and carries a Gloo that CMake 4 rejects
-# (requirements.lock pins cmake below 4). It has no wheels. So we build one, and keep it outside the
-# checkout, in a folder named after all it depends on. HOROVOD_* build options you export win.
+# (requirements.lock pins cmake below 4). Also, workers talk to each other on the address that their
+# machine's own name stands for, a loopback one on Debian, and not on the network that was found. It
+# has no wheels. So we build one, and keep it outside the checkout, in a folder named after all it
+# depends on. HOROVOD_* build options you export win.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv/bin:$PATH" # cmake
@@ -18,7 +20,8 @@ EOF
 )
 options=$(env | grep -E '^HOROVOD_(WITH|CPU|GPU|CUDA|NCCL)' | sort || true)
 cache=${NFM_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/nfm-pipeline}
-wheels=$cache/horovod-$version-$platform${options:+-$(cksum <<<"$options" | cut -d' ' -f1)}
+patches=2 # counts the changes to what build() patches
+wheels=$cache/horovod-$version-$patches-$platform${options:+-$(cksum <<<"$options" | cut -d' ' -f1)}
 
 export HOROVOD_WITH_PYTORCH="${HOROVOD_WITH_PYTORCH-1}"
 export HOROVOD_WITHOUT_TENSORFLOW="${HOROVOD_WITHOUT_TENSORFLOW-1}"
@@ -37,6 +40,8 @@ build() {
   tar -xzf "$source.tar.gz" -C "$work"
   sed -i 's/CMAKE_CXX_STANDARD 14/CMAKE_CXX_STANDARD 17/' \
     "$source/CMakeLists.txt" "$source/horovod/torch/CMakeLists.txt"
+  sed -i '/::InitializeForProcessSet/,/^}/s/iface = gloo_iface_/iface = global_context.gloo_iface_/' \
+    "$source/horovod/common/gloo/gloo_context.cc"
   if [[ $options != *HOROVOD_GPU* ]]; then # nobody asked for CUDA: do not try it where torch has it
     sed -i 's/CUDA_HOME is not None/False/' "$source/cmake/Modules/FindPytorch.cmake"
   fi

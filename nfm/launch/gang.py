@@ -41,7 +41,7 @@ class WorkersLog:
     """
 
     def __init__(self, path: Path, attempt: int) -> None:
-        self._file = path.open("a+", errors="replace")
+        self._path, self._file = path, path.open("a", errors="replace")
         self._begin = self._file.tell()
         self._lock = threading.Lock()
         self.write(f"=== attempt {attempt}\n")
@@ -65,10 +65,10 @@ class WorkersLog:
         tqdm.write(line, file=sys.stderr, end="")
 
     def text(self) -> str:
-        """All that this attempt has said."""
-        with self._lock:
-            self._file.seek(self._begin)
-            return self._file.read()
+        """All that this attempt has said, as far as it could be written."""
+        with self._path.open("rb") as file:
+            file.seek(self._begin)
+            return file.read().decode(errors="replace")
 
 
 def environment_of_workers() -> dict[str, str]:

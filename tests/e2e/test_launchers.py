@@ -1,4 +1,4 @@
-"""The same training by every launcher: on this machine, over a list of hosts, in Spark."""
+"""Other launchers than the local one; test_spark_submit.py has that of Spark on a cluster."""
 
 from pathlib import Path
 
@@ -8,8 +8,7 @@ from pyspark.sql import SparkSession
 from jobs import train
 from tests.data import write_config
 from tests.e2e.conftest import Undisturbed
-from tests.e2e.jobs_under_test import ROOT, JobCaller
-from tests.e2e.spark_cluster import clean_environment, standalone_cluster, submit
+from tests.e2e.jobs_under_test import JobCaller
 from tests.e2e.training_under_test import Training, assert_same_weights
 
 
@@ -21,23 +20,6 @@ def test_hosts_train_as_one_machine_does(
     code, output = training.end()
     assert code == 0, output
     assert "num_workers: 2" in (training.run / "config.yaml").read_text()
-    assert_same_weights(training.weights(), undisturbed.training.weights())
-
-
-def test_a_spark_cluster_trains_as_one_machine_does(
-    root: Path, undisturbed: Undisturbed, tmp_path: Path
-) -> None:
-    """A standalone master, two of its workers, and all code out of the zip."""
-    with standalone_cluster(tmp_path) as master:
-        training = Training(
-            root,
-            tmp_path / "place",
-            arguments=["--launcher", "spark"],
-            command=[*submit(master), str(ROOT / "jobs/train.py")],
-            environment=clean_environment(),
-        )
-        code, output = training.end()
-    assert code == 0, output
     assert_same_weights(training.weights(), undisturbed.training.weights())
 
 
