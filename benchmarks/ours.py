@@ -1,7 +1,7 @@
 """Our trainer as a contestant: the step on rows in memory, or passes over Parquet files.
 
 In memory every step gets a new batch, so finding its distinct ids counts into it, on the step's own
-threads; in a training the stream's thread does that ahead of the step.
+threads; in a training the stream's thread does that ahead of the step, as the variant "grouped".
 """
 
 import itertools
@@ -64,11 +64,16 @@ def run_config(task: Task, placement: str = "auto") -> Config:
 
 
 def batches_in_memory(task: Task, rows: Rows) -> Iterator[Batch]:
-    """New batches of the rows, for ever; nothing is known of their ids yet."""
+    """Batches of the rows, for ever; new ones, of whose ids nothing is known, or grouped ones."""
     ids = torch.from_numpy(rows.ids_BF + task.shape.offsets)
     x, label = torch.ones(ids.shape), torch.from_numpy(rows.label_B)
-    cuts = itertools.cycle(batches(rows, task.batch))
-    return (Batch(ids[cut], x[cut], label[cut]) for cut in cuts)
+    cuts = batches(rows, task.batch)
+    if task.variant == "grouped":
+        ready = [Batch(ids[cut], x[cut], label[cut]) for cut in cuts]
+        for batch in ready:
+            batch.groups  # noqa: B018  (found at the first use, and kept)
+        return itertools.cycle(ready)
+    return (Batch(ids[cut], x[cut], label[cut]) for cut in itertools.cycle(cuts))
 
 
 def field_specs(shape: Shape) -> list[FieldSpec]:

@@ -5,7 +5,7 @@ Shapes: B = rows of a batch, S = slots, one per value a row can hold (a multi-va
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -27,7 +27,7 @@ class Groups:
     """The distinct ids of a batch, and where each occurs in the flattened ids [N].
 
     Attributes:
-        ids_U: In order of first occurrence.
+        ids_U: Those of an owner together, in order of first occurrence.
         start: Bounds [U + 1]: id u occurs at ``positions_N[start[u]:start[u + 1]]``, ascending.
         positions_N: Indices into the flattened ids.
         inverse_N: Per position, the u of its id.
@@ -39,9 +39,14 @@ class Groups:
     inverse_N: torch.Tensor
 
 
-def group(ids: torch.Tensor) -> Groups:
-    """Find the distinct values of int32 ids of any shape; the result lies where the ids do."""
-    found = kernels.group_ids(ids.cpu().numpy().reshape(-1))
+def group(ids: torch.Tensor, owners: int = 1) -> Groups:
+    """Find the distinct values of int32 ids of any shape; the result lies where the ids do.
+
+    Args:
+        ids: Where to look.
+        owners: Who owns id i is i % owners (see ``nfm.table``).
+    """
+    found = kernels.group_ids(ids.cpu().numpy().reshape(-1), owners)
     return Groups(*(torch.from_numpy(array).to(ids.device) for array in found))
 
 
@@ -54,12 +59,14 @@ class Batch:
         x_BS: Values of those features; 0 where a slot is empty.
         label_B: Targets.
         files_of: Tells which file each row came from, as paths [B]; for error messages.
+        owners: Workers that the table's rows are dealt out to.
     """
 
     ids_BS: torch.Tensor
     x_BS: torch.Tensor
     label_B: torch.Tensor
     files_of: Callable[[], list[str]] | None = None
+    owners: int = 1
 
     def __len__(self) -> int:
         return len(self.label_B)
@@ -67,7 +74,11 @@ class Batch:
     @cached_property
     def groups(self) -> Groups:
         """The distinct ids, found at the first use: the stream's thread does it ahead of a step."""
-        return group(self.ids_BS)
+        return group(self.ids_BS, self.owners)
+
+    def owned_by(self, owners: int) -> "Batch":
+        """The batch for a table whose rows are dealt out to so many workers."""
+        return self if owners == self.owners else replace(self, owners=owners)
 
     def to(self, device: torch.device) -> "Batch":
         """The batch in a GPU's memory, copied while the host goes on."""
@@ -77,7 +88,9 @@ class Batch:
         def move(tensor: torch.Tensor) -> torch.Tensor:
             return tensor.pin_memory().to(device, non_blocking=True)
 
-        moved = Batch(move(self.ids_BS), move(self.x_BS), move(self.label_B), self.files_of)
+        moved = Batch(
+            *map(move, (self.ids_BS, self.x_BS, self.label_B)), self.files_of, self.owners
+        )
         groups = self.groups
         moved.__dict__["groups"] = Groups(
             *map(move, (groups.ids_U, groups.start, groups.positions_N, groups.inverse_N))

@@ -60,8 +60,27 @@ prefetch_row: Any = intrinsic(_prefetch_code)
 
 
 @njit(nogil=True, cache=True)
-def group_ids(ids_N: Array) -> tuple[Array, Array, Array, Array]:
+def _by_owner(ids_U: Array, owners: int) -> tuple[Array, Array]:
+    """Ids, those of an owner together and else in their order, and where each came to lie."""
+    next_of = np.zeros(owners + 1, np.int32)
+    for u in range(len(ids_U)):
+        next_of[ids_U[u] % owners + 1] += 1
+    for owner in range(owners):
+        next_of[owner + 1] += next_of[owner]
+    ordered, place = np.empty_like(ids_U), np.empty_like(ids_U)
+    for u in range(len(ids_U)):
+        owner = ids_U[u] % owners
+        place[u] = next_of[owner]
+        ordered[place[u]] = ids_U[u]
+        next_of[owner] += 1
+    return ordered, place
+
+
+@njit(nogil=True, cache=True)
+def group_ids(ids_N: Array, owners: int) -> tuple[Array, Array, Array, Array]:
     """Find the distinct ids and where each occurs: O(N), whatever the number of features.
+
+    Those with the same ``id % owners`` lie together, in order of first occurrence.
 
     Returns:
         The arrays of ``nfm.batch.Groups``, int32.
@@ -92,14 +111,21 @@ def group_ids(ids_N: Array) -> tuple[Array, Array, Array, Array]:
             h = np.uint32(h + np.uint32(1)) & mask
         inverse[i] = u
         start[u + 1] += 1
+    if owners > 1:
+        ids, place = _by_owner(ids[:distinct], owners)
+        counts = start[1 : distinct + 1].copy()
+        for u in range(distinct):
+            start[place[u] + 1] = counts[u]
+        for i in range(size):
+            inverse[i] = place[inverse[i]]
     for u in range(distinct):
         start[u + 1] += start[u]
-    place = start[:distinct].copy()
+    end = start[:distinct].copy()
     positions = np.empty(size, np.int32)
     for i in range(size):
         u = inverse[i]
-        positions[place[u]] = i
-        place[u] += 1
+        positions[end[u]] = i
+        end[u] += 1
     return ids[:distinct].copy(), start[: distinct + 1].copy(), positions, inverse
 
 

@@ -87,8 +87,8 @@ class TrainStep:
             stop: Whether this worker was asked to stop.
         """
         self._switch(training=True)
-        batch = batch.to(self.device)
-        rows = self.table.read(batch)
+        batch = batch.owned_by(self.table.shards).to(self.device)
+        rows = self.table.read(batch, learning=True)
         linear_B, pooled_BK = self.lookup.forward(rows, batch)
         _copy(self.buffers, self.buffers_before)
         logits_B = self._logits(linear_B, pooled_BK)
@@ -117,8 +117,10 @@ class TrainStep:
     def predict(self, batch: Batch) -> torch.Tensor:
         """Logits (or predicted values) of this worker's rows [B]; all workers call it."""
         self._switch(training=False)
-        batch = batch.to(self.device)
-        return self._logits(*self.lookup.forward(self.table.read(batch), batch)).cpu()
+        batch = batch.owned_by(self.table.shards).to(self.device)
+        return self._logits(
+            *self.lookup.forward(self.table.read(batch, learning=False), batch)
+        ).cpu()
 
     def _logits(self, linear_B: torch.Tensor, pooled_BK: torch.Tensor) -> torch.Tensor:
         with torch.autocast("cuda", torch.bfloat16, enabled=self.autocast):

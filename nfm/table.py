@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 class EmbeddingTable(Protocol):
     """The table's part in a step: ``read``, then ``send`` the gradient, then ``learn`` or not.
 
+    A prediction only reads.
+
     Attributes:
         num_features: V.
         shards: Workers that the rows are spread over; 1 if every worker has all.
@@ -51,8 +53,13 @@ class EmbeddingTable(Protocol):
     weight_RD: torch.Tensor
     optimizer: RowOptimizer
 
-    def read(self, batch: Batch) -> Rows:
-        """The rows that a batch needs. All workers call it, also those without rows."""
+    def read(self, batch: Batch, *, learning: bool) -> Rows:
+        """The rows that a batch needs. All workers call it, also those without rows.
+
+        Args:
+            batch: This worker's rows.
+            learning: Whether a gradient follows.
+        """
         ...
 
     def send(self, lookup: Lookup, upstream: Upstream) -> None:
@@ -76,16 +83,16 @@ class ReplicatedTable:
         self.num_features = len(weight_VD)
         self.weight_RD, self.optimizer, self.workers = weight_VD, optimizer, workers
 
-    def read(self, batch: Batch) -> Rows:
-        """The table itself, by global ids."""
-        self.batch = batch
+    def read(self, batch: Batch, *, learning: bool) -> Rows:
+        """The table itself, by global ids; those that will learn travel meanwhile."""
+        if learning and self.workers.size > 1:
+            self.ids_M = self.workers.gather_later(batch.groups.ids_U, "table.ids")
         return Rows(self.weight_RD, batch.ids_BS, index_U=None)
 
     def send(self, lookup: Lookup, upstream: Upstream) -> None:
         """Give the other workers the gradient of the batch that was read last."""
         self.alone = partial(lookup.learn, upstream, self.optimizer)
         if self.workers.size > 1:
-            self.ids_M = self.workers.gather_later(self.batch.groups.ids_U, "table.ids")
             self.grad_MD = self.workers.gather_later(lookup.gradient(upstream), "table.gradients")
 
     def learn(self, *, apply: bool) -> None:
@@ -114,29 +121,25 @@ class ShardedTable:
         self.num_features, self.shards, self.shard = num_features, workers.size, workers.rank
         self.weight_RD, self.optimizer, self.workers = weight_RD, optimizer, workers
 
-    def read(self, batch: Batch) -> Rows:
-        """A copy of the batch's distinct rows, from their owners, those of one owner together."""
+    def read(self, batch: Batch, *, learning: bool) -> Rows:
+        """A copy of the batch's distinct rows, from their owners, in the order of its groups."""
         groups = batch.groups
-        owner_U = groups.ids_U % self.shards
-        self.by_owner_U = torch.argsort(owner_U.to(torch.uint8), stable=True)
-        self.lengths = torch.bincount(owner_U, minlength=self.shards).tolist()
-        asked_U = groups.ids_U[self.by_owner_U] // self.shards
+        self.lengths = torch.bincount(groups.ids_U % self.shards, minlength=self.shards).tolist()
+        asked_U = groups.ids_U // self.shards
         self.asked_M, asked_lengths = self.workers.exchange_later(
             asked_U, self.lengths, "table.ids"
         )()
         rows_UD, _ = self.workers.exchange_later(
             self.weight_RD[self.asked_M], asked_lengths, "table.rows"
         )()
-        place_U = torch.empty_like(self.by_owner_U, dtype=torch.int32)
-        place_U[self.by_owner_U] = torch.arange(
-            len(place_U), dtype=torch.int32, device=place_U.device
-        )
-        return Rows(rows_UD, place_U[groups.inverse_N].view_as(batch.ids_BS), place_U)
+        index_U = torch.arange(len(asked_U), dtype=torch.int32, device=asked_U.device)
+        return Rows(rows_UD, groups.inverse_N.view_as(batch.ids_BS), index_U)
 
     def send(self, lookup: Lookup, upstream: Upstream) -> None:
         """Give the owners the gradient of the rows that were read last."""
-        grad_UD = lookup.gradient(upstream)[self.by_owner_U]
-        self.grad_MD = self.workers.exchange_later(grad_UD, self.lengths, "table.gradients")
+        self.grad_MD = self.workers.exchange_later(
+            lookup.gradient(upstream), self.lengths, "table.gradients"
+        )
 
     def learn(self, *, apply: bool) -> None:
         """Step the rows that workers read of this one, by their gradients."""

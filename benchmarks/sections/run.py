@@ -39,11 +39,18 @@ class Run:
 
 
 def ours(
-    name: str, shape: str, data: Path, *, module: str = "ours", batch: int = settings.BATCH
+    name: str,
+    shape: str,
+    data: Path,
+    *,
+    module: str = "ours",
+    batch: int = settings.BATCH,
+    variant: str = "",
 ) -> Entry:
     """A contestant of our environment."""
     command = (sys.executable, "-m", f"benchmarks.{module}", shape, str(data))
-    return Entry(name, (*command, "--batch", str(batch)), settings.THREADS)
+    options = ("--batch", str(batch), "--variant", variant)
+    return Entry(name, (*command, *options), settings.THREADS)
 
 
 def peer(
