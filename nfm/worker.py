@@ -25,7 +25,7 @@ from conf.schema import Config
 from nfm.distributed import HorovodWorkers, WorkersLostError, can_reduce_on_gpu
 from nfm.run_log import RunLog
 from nfm.step import build_step
-from nfm.trainer import NotFiniteError, StoppedError, Trainer
+from nfm.trainer import NotFiniteError, Trainer
 
 CONFIG, RESULT, STOP = "config.yaml", "result.json", "stop"
 
@@ -65,7 +65,8 @@ def main() -> None:
             logger.exception("a bug")
         code = getattr(error, "exit_code", 1)
         if not isinstance(error, WorkersLostError):  # those that are lost say why themselves
-            final = isinstance(error, ConfigError | DataError | StoppedError | NotFiniteError)
+            # To be stopped is not: unless the launcher was asked to, a machine is taken away.
+            final = isinstance(error, ConfigError | DataError | NotFiniteError)
             failure = {"message": str(error) or repr(error), "mendable": not final}
             os.write(descriptor, json.dumps(failure).encode())
         sys.exit(code)

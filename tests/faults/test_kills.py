@@ -37,29 +37,30 @@ def lifeline(training: Training, rank: int) -> psutil.Process:
     return parent
 
 
-VICTIMS: dict[str, Callable[[Training], psutil.Process]] = {
-    "worker 0": lambda training: training.worker(0),
-    "worker 1": lambda training: training.worker(1),
-    "lifeline of worker 1": lambda training: lifeline(training, 1),
-    "horovodrun": horovodrun,
+STRIKES: dict[str, Callable[[Training], None]] = {
+    "kill -9 of worker 0": lambda training: training.worker(0).kill(),
+    "kill -9 of worker 1": lambda training: training.worker(1).kill(),
+    "kill -9 of the lifeline of worker 1": lambda training: lifeline(training, 1).kill(),
+    "kill -9 of horovodrun": lambda training: horovodrun(training).kill(),
+    "SIGTERM to worker 1": lambda training: training.worker(1).terminate(),
 }
 
 
-def test_kill_9_of_any_process_at_any_step(
+def test_the_end_of_any_process_at_any_step(
     root: Path, tmp_path: Path, undisturbed: Weights, chance: random.Random
 ) -> None:
-    victims = chance.sample(sorted(VICTIMS), len(VICTIMS))
-    moments = sorted(chance.sample(range(1, LAST), len(victims)))
-    training = Training(root, tmp_path, {"train.max_restarts": len(victims) + 1})
+    strikes = chance.sample(sorted(STRIKES), len(STRIKES))
+    moments = sorted(chance.sample(range(1, LAST), len(strikes)))
+    training = Training(root, tmp_path, {"train.max_restarts": len(strikes) + 1})
     training.worker(chance.randrange(2)).kill()  # before it has found the others
-    for attempt, (victim, moment) in enumerate(zip(victims, moments, strict=True), 2):
+    for attempt, (strike, moment) in enumerate(zip(strikes, moments, strict=True), 2):
         training.wait_for_attempt(attempt)
         training.wait_for_step(*divmod(moment, STEPS))
-        print(f"kill -9 of {victim} at step {moment}")
-        VICTIMS[victim](training).kill()
+        print(f"{strike} at step {moment}")
+        STRIKES[strike](training)
     code, output = training.end()
     assert code == 0, output
-    assert output.count(" failed: ") == len(victims) + 1, output
+    assert output.count(" failed: ") == len(strikes) + 1, output
     assert_same_weights(training.weights(), undisturbed)
 
 
