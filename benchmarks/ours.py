@@ -133,7 +133,7 @@ def from_parquet(task: Task) -> None:
             shuffle_rows=SHUFFLE_ROWS,
         )
         read = stream_batches(
-            plan.blocks[0], paths, fields, batch_rows=plan.batch_rows[0], group=True
+            plan.blocks[0], paths, fields, batch_rows=plan.batch_rows[0], group_for=1
         )
         for batch in read:
             train(batch, len(batch))

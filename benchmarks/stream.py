@@ -94,7 +94,9 @@ def ours(paths: Sequence[str], *, group: bool) -> int:
         epoch=0,
         shuffle_rows=SHUFFLE_ROWS,
     )
-    batches = stream_batches(plan.blocks[0], paths, fields(), batch_rows=BATCH, group=group)
+    batches = stream_batches(
+        plan.blocks[0], paths, fields(), batch_rows=BATCH, group_for=1 if group else None
+    )
     return sum(len(batch) for batch in batches)
 
 
@@ -169,7 +171,7 @@ def peak_of_epoch(paths: Sequence[str], epoch: int) -> int:
         epoch=epoch,
         shuffle_rows=SHUFFLE_ROWS,
     )
-    batches = stream_batches(plan.blocks[0], paths, fields(), batch_rows=BATCH, group=True)
+    batches = stream_batches(plan.blocks[0], paths, fields(), batch_rows=BATCH, group_for=1)
     peak = 0
     for number, _ in enumerate(batches):
         if number % (SHUFFLE_ROWS // BATCH) == 1:

@@ -88,8 +88,8 @@ class Batch:
         def move(tensor: torch.Tensor) -> torch.Tensor:
             return tensor.pin_memory().to(device, non_blocking=True)
 
-        moved = Batch(
-            *map(move, (self.ids_BS, self.x_BS, self.label_B)), self.files_of, self.owners
+        moved = replace(
+            self, ids_BS=move(self.ids_BS), x_BS=move(self.x_BS), label_B=move(self.label_B)
         )
         groups = self.groups
         moved.__dict__["groups"] = Groups(

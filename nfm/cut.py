@@ -43,7 +43,7 @@ def cut_batches(
     *,
     batch_rows: int,
     rows: int,
-    group: bool,
+    group_for: int | None,
 ) -> Generator[Batch, None, None]:
     """Cut the rows of all blocks, joined, into batches.
 
@@ -52,7 +52,7 @@ def cut_batches(
         layout: What their rows were packed by.
         batch_rows: Rows of every batch but the last.
         rows: Rows to be read of all blocks.
-        group: Whether to find the distinct ids of each batch.
+        group_for: Workers for whose table the distinct ids of each batch are found, if they are.
     """
     draft = _Draft(layout, min(batch_rows, rows))
     with contextlib.closing(blocks):
@@ -61,10 +61,10 @@ def cut_batches(
             while taken < len(packed.order):
                 taken += draft.fill(packed, packed.order[taken:])
                 if draft.room == 0:
-                    batch = draft.batch()
+                    batch = draft.batch(group_for or 1)
                     rows -= len(batch)
                     draft = _Draft(layout, min(batch_rows, rows))
-                    if group:
+                    if group_for:
                         _ = batch.groups  # found at the first use: here, ahead of the step
                     yield batch
 
@@ -92,12 +92,13 @@ class _Draft:
         self.room -= len(rows)
         return len(rows)
 
-    def batch(self) -> Batch:
+    def batch(self, owners: int) -> Batch:
         return Batch(
             torch.from_numpy(self._ids_BS),
             torch.from_numpy(self._x_BS),
             torch.from_numpy(self._label_B),
             partial(_files_of, self._origins),
+            owners,
         )
 
 

@@ -52,7 +52,7 @@ def stream_batches(
     fields: Sequence[FieldSpec],
     *,
     batch_rows: int,
-    group: bool = False,
+    group_for: int | None = None,
     cache: FileCache | None = None,
 ) -> Generator[Batch, None, None]:
     """Read blocks in the given order, each once, and cut their rows into batches.
@@ -64,7 +64,8 @@ def stream_batches(
         paths: All files of the split, each of one row group; blocks hold indices into them.
         fields: The manifest's fields.
         batch_rows: Rows of every batch but the last.
-        group: Whether to find the distinct ids of each batch ahead of its use.
+        group_for: Find the distinct ids of each batch ahead of its use, for a table whose rows are
+            dealt out to so many workers; None leaves that to whoever needs them.
         cache: Where copies of the files are kept.
 
     Yields:
@@ -77,7 +78,7 @@ def stream_batches(
     layout = Layout(fields)
     packed = run_ahead(_packed_blocks(blocks, paths, layout, cache), 1, "stream-blocks")
     rows = sum(block.rows_left for block in blocks)
-    batches = cut_batches(packed, layout, batch_rows=batch_rows, rows=rows, group=group)
+    batches = cut_batches(packed, layout, batch_rows=batch_rows, rows=rows, group_for=group_for)
     return run_ahead(batches, _BATCHES_AHEAD, "stream-batches")
 
 

@@ -158,7 +158,7 @@ class Trainer:
             self._paths(split),
             self.manifest.fields,
             batch_rows=plan.batch_rows[rank],
-            group=True,
+            group_for=self.step.table.shards,
             cache=self.cache,
         )
         every = train.checkpoint.every_steps
@@ -215,7 +215,7 @@ class Trainer:
             self._paths(split),
             self.manifest.fields,
             batch_rows=plan.batch_rows[rank],
-            group=self.step.table.shards > 1,
+            group_for=self.step.table.shards if self.step.table.shards > 1 else None,
             cache=self.cache,
         )
         logits, labels = [torch.zeros(0)], [torch.zeros(0)]

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 COMPILE = """
 import numpy as np
 from nfm import kernels
-kernels.group_ids(np.zeros(3, np.int32))
+kernels.group_ids(np.zeros(3, np.int32), 1)
 print(kernels.__file__, sum(kernels.group_ids.stats.cache_hits.values()))
 """
 

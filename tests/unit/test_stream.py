@@ -116,9 +116,12 @@ def test_each_row_can_tell_its_file(paths: list[str]) -> None:
 
 
 def test_groups_are_found_ahead_if_asked_for(paths: list[str]) -> None:
-    for group in (False, True):
-        batches = stream_batches(IN_ORDER, paths, FIELDS, batch_rows=16, group=group)
-        assert {"groups" in vars(batch) for batch in batches} == {group}
+    for group_for in (None, 1, 3):
+        batches = stream_batches(IN_ORDER, paths, FIELDS, batch_rows=16, group_for=group_for)
+        for batch in batches:
+            assert ("groups" in vars(batch)) == (group_for is not None)
+            owners = [id_ % (group_for or 1) for id_ in batch.groups.ids_U.tolist()]
+            assert owners == sorted(owners)
 
 
 def test_no_blocks_give_no_batches() -> None:
