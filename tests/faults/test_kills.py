@@ -18,7 +18,6 @@ from tests.e2e.training_under_test import (
 )
 
 STEPS = 88  # of an epoch
-LAST = 2 * STEPS - 30  # leaves time to strike
 Weights = dict[str, torch.Tensor]
 
 
@@ -47,11 +46,17 @@ STRIKES: dict[str, Callable[[Training], None]] = {
 
 
 def test_the_end_of_any_process_at_any_step(
-    root: Path, tmp_path: Path, undisturbed: Weights, chance: random.Random
+    root: Path, tmp_path: Path, chance: random.Random
 ) -> None:
+    epochs = 6
+    alone = Training(root, tmp_path / "alone", {"train.epochs": epochs})
+    code, output = alone.end()
+    assert code == 0, output
+
     strikes = chance.sample(sorted(STRIKES), len(STRIKES))
-    moments = sorted(chance.sample(range(1, LAST), len(strikes)))
-    training = Training(root, tmp_path, {"train.max_restarts": len(strikes) + 1})
+    moments = sorted(chance.sample(range(1, (epochs - 1) * STEPS), len(strikes)))
+    sets = {"train.epochs": epochs, "train.max_restarts": len(strikes) + 1}
+    training = Training(root, tmp_path / "struck", sets)
     training.worker(chance.randrange(2)).kill()  # before it has found the others
     for attempt, (strike, moment) in enumerate(zip(strikes, moments, strict=True), 2):
         training.wait_for_attempt(attempt)
@@ -61,7 +66,7 @@ def test_the_end_of_any_process_at_any_step(
     code, output = training.end()
     assert code == 0, output
     assert output.count(" failed: ") == len(strikes) + 1, output
-    assert_same_weights(training.weights(), undisturbed)
+    assert_same_weights(training.weights(), alone.weights())
 
 
 def kill_while_it_writes(victim: psutil.Process, place: Path, pattern: str) -> None:
@@ -159,10 +164,10 @@ def test_a_training_cut_short_again_and_again_ends_as_one_left_alone(
 def test_another_number_of_workers_goes_on_where_the_launcher_was_killed(
     root: Path, tmp_path: Path, chance: random.Random
 ) -> None:
-    moment = chance.randrange(15, LAST)
+    moment = chance.randrange(15, STEPS)
     print(f"kill -9 of the launcher at step {moment}")
     killed = Training(root, tmp_path)
-    killed.wait_for_step(*divmod(moment, STEPS))
+    killed.wait_for_step(0, moment)
     killed.job.kill()
     code, output = killed.end()
     assert code == -signal.SIGKILL, output
