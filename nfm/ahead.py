@@ -1,5 +1,6 @@
 """Work that goes on in a thread of its own, a bounded number of items ahead of who needs them."""
 
+import os
 import threading
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -7,6 +8,10 @@ from queue import SimpleQueue
 from typing import TypeVar
 
 T = TypeVar("T")
+
+# Whoever waits for the items goes first. A step shares its work out evenly over the cores: one that
+# another thread takes away for a while holds up all of them.
+_NICE = 10
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,7 @@ def run_ahead(items: Generator[T, None, None], depth: int, name: str) -> Generat
 
     def work() -> None:
         end = _End()
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         try:
             while not closed.is_set():
                 ready.put(next(items))
