@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 # Whoever waits for the items goes first. A step shares its work out evenly over the cores: one that
 # another thread takes away for a while holds up all of them.
-_NICE = 10
+_NICE = 19
 
 
 @dataclass(frozen=True)
