@@ -28,7 +28,7 @@ from nfm.stream import stream_batches
 SHUFFLE_ROWS = 200_000
 
 
-def run_config(task: Task, placement: str = "auto") -> Config:
+def run_config(task: Task, placement: str = "auto", batch_norm: str = "synchronised") -> Config:
     """The configuration of the run that a task is a part of."""
     names = [f"f{field}" for field in range(len(task.shape.cardinalities))]
     return Config.model_validate(
@@ -47,6 +47,7 @@ def run_config(task: Task, placement: str = "auto") -> Config:
                 "hidden": [settings.HIDDEN],
                 "bi_dropout": settings.DROPOUT,
                 "dropout": settings.DROPOUT,
+                "batch_norm": batch_norm,
             },
             "train": {
                 "path": "-",

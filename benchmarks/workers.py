@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 
@@ -22,6 +21,7 @@ from benchmarks.ours import batches_in_memory, run_config
 from benchmarks.task import Task
 from benchmarks.workload import SHAPES, Rows, batches, load
 from nfm.collectives import Alone, Collectives
+from nfm.cores import use_cores
 from nfm.distributed import HorovodWorkers
 from nfm.step import build_step
 
@@ -39,7 +39,8 @@ class Case:
         placement: replicated or sharded.
         batch: Rows of each worker in a step.
         steps: How many are timed.
-        alone: Whether to leave Horovod out (one worker).
+        batch_norm: As in the configuration.
+        apart: Whether every worker trains by itself, without Horovod.
     """
 
     shape: str
@@ -47,7 +48,8 @@ class Case:
     placement: str
     batch: int
     steps: int
-    alone: bool = False
+    batch_norm: str = "synchronised"
+    apart: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,8 +110,8 @@ def run_case(case: Case, workers: CountedWorkers) -> Outcome:
         ]
     )
     source = batches_in_memory(task, Rows(rows.ids_BF[mine], rows.label_B[mine]))
-    peers: Collectives = Alone() if case.alone else workers
-    config = run_config(task, case.placement)
+    peers: Collectives = Alone() if case.apart else workers
+    config = run_config(task, case.placement, case.batch_norm)
     step, all_rows = build_step(config, task.shape.features, peers), case.batch * peers.size
     for _ in range(_WARM_UP):
         step(next(source), all_rows)
@@ -155,8 +157,7 @@ def launch(cases: Sequence[Case], num_workers: int, folder: Path) -> list[Outcom
 
 def main() -> None:
     """Be one of the workers."""
-    torch.set_num_threads(1)
-    numba.set_num_threads(1)
+    use_cores(1)
     asked, answered = map(Path, sys.argv[1:])
     workers = CountedWorkers()
     cases = [Case(**case) for case in json.loads(asked.read_text())]

@@ -14,7 +14,6 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-import numba
 import torch
 
 from conf import storage
@@ -22,6 +21,7 @@ from conf.errors import ConfigError, DataError, PipelineError, RunError
 from conf.loader import load_config
 from conf.manifest import read_manifest
 from conf.schema import Config
+from nfm.cores import use_cores
 from nfm.distributed import HorovodWorkers, WorkersLostError, can_reduce_on_gpu
 from nfm.run_log import RunLog
 from nfm.step import build_step
@@ -74,15 +74,12 @@ def main() -> None:
 
 def _train(run: Path, config: Config) -> None:
     stop_asked = StopSignal(run)
+    use_cores(config.train.threads_per_worker)
     workers = HorovodWorkers()
     logging.basicConfig(
         level=logging.INFO if workers.rank == 0 else logging.WARNING,
         format=f"%(asctime)s %(levelname)s rank {workers.rank}: %(message)s",
     )
-    cores = len(os.sched_getaffinity(0))
-    threads = config.train.threads_per_worker or max(1, cores // workers.local_size)
-    torch.set_num_threads(threads)
-    numba.set_num_threads(min(threads, numba.get_num_threads()))
     device = torch.device("cpu")
     if torch.cuda.is_available() and can_reduce_on_gpu():
         device = torch.device("cuda", workers.local_rank)

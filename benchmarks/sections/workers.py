@@ -1,11 +1,11 @@
 """Two workers beside one, what a worker sends, and more workers on paper.
 
 Every worker has one thread. Rows per worker and step stay the same ("weak"), or those of all
-workers do ("strong").
+workers do ("strong"). Two that train side by side, each by itself, show what there is to have.
 """
 
 import statistics
-from pathlib import Path
+from dataclasses import replace
 
 from benchmarks import settings
 from benchmarks.report import Record, Series, compare
@@ -19,53 +19,70 @@ _SHAPE = "criteo-1m"
 _SMALL, _LARGE = "criteo-100k", "criteo-10m"
 _PLACEMENTS = ("replicated", "sharded")
 _BAR, _TRAFFIC_BAR = 1.8, 1.1
-# Steps of a repetition per second of it, about.
-_STEPS_PER_S, _TRAFFIC_STEPS = 15, 5
+_BARRED = [f"{placement}, weak, {settings.BATCH:,} rows" for placement in _PLACEMENTS]
+_LARGE_BATCH = 4 * settings.BATCH
+# Rows of a worker in a repetition per second of it, about.
+_ROWS_PER_S, _TRAFFIC_STEPS = 60_000, 5
 
 
 def measure(run: Run) -> list[Record]:
     """Speed, traffic, and the model."""
-    steps = max(3, int(_STEPS_PER_S * run.seconds))
-    data, half = run.data(_SHAPE), settings.BATCH // 2
-    one = [
-        Case(_SHAPE, str(data), "replicated", settings.BATCH, steps, alone)
-        for alone in (True, False)
-    ]
-    weak = [Case(_SHAPE, str(data), placement, settings.BATCH, steps) for placement in _PLACEMENTS]
-    strong = [Case(_SHAPE, str(data), placement, half, steps) for placement in _PLACEMENTS]
-    folder: Path = run.folder / "workers"
-    outcomes: dict[Case, list[Outcome]] = {case: [] for case in (*one, *weak, *strong)}
-    ones: dict[bool, list[Outcome]] = {True: [], False: []}
-    for _ in range(run.rounds):
-        for case, outcome in zip(one, launch(one, 1, folder), strict=True):
-            ones[case.alone].append(outcome)
-        both = [*weak, *strong]
-        for case, outcome in zip(both, launch(both, 2, folder), strict=True):
-            outcomes[case].append(outcome)
+    sizes = (settings.BATCH, _LARGE_BATCH)
+    one = {rows: _case(run, "replicated", rows, apart=True) for rows in sizes}
+    with_horovod = {rows: _case(run, "replicated", rows) for rows in sizes}
+    two: dict[str, tuple[Case, int]] = {}  # with the rows of the one worker beside
+    for placement in _PLACEMENTS:
+        for rows in sizes:
+            case = _case(run, placement, rows)
+            two[f"{placement}, weak, {rows:,} rows"] = case, rows
+            local = replace(case, batch_norm="local")
+            two[f"{placement}, weak, {rows:,} rows, batch norm local"] = local, rows
+        half = _case(run, placement, settings.BATCH // 2)
+        two[f"{placement}, strong, {half.batch:,} rows"] = half, settings.BATCH
+    for rows, case in one.items():
+        two[f"side by side, each by itself, {rows:,} rows"] = case, rows
+    alone = _outcomes(run, [*one.values(), *with_horovod.values()], 1)
+    together = _outcomes(run, [case for case, _ in two.values()], 2)
 
-    def rate(found: list[Outcome], rows: int) -> Series:
-        return Series.of(rows / outcome.seconds for outcome in found)
+    def fastest(rows: int) -> Series:
+        """The one worker that two have to beat: with Horovod or without, whichever is faster."""
+        found = (_rate(alone[kind[rows]], rows) for kind in (one, with_horovod))
+        return max(found, key=lambda series: series.median)
 
-    # The faster of the two is what two workers have to beat.
-    alone = max(
-        (rate(found, settings.BATCH) for found in ones.values()), key=lambda series: series.median
-    )
     records = [
         compare(
-            f"workers.{kind}, {case.placement}",
+            f"workers.{name}",
             "rows/s",
-            rate(outcomes[case], 2 * case.batch),
+            _rate(together[case], 2 * case.batch),
             "1 worker",
-            alone,
+            fastest(rows),
             command=COMMAND,
-            at_least=_BAR if kind == "weak" else None,
-            note=f"{case.batch:,} rows a worker and step, {settings.BATCH:,} of the one",
+            at_least=_BAR if name in _BARRED else None,
+            note=f"{rows:,} rows a step of the one",
         )
-        for kind, cases in (("weak", weak), ("strong", strong))
-        for case in cases
+        for name, (case, rows) in two.items()
     ]
-    measured = {case.placement: _measured(alone, outcomes[case]) for case in weak}
-    return [*records, *_traffic(run, folder), *records_on_paper(measured, COMMAND)]
+    measured = {
+        placement: _measured(fastest(settings.BATCH), together[_case(run, placement)])
+        for placement in _PLACEMENTS
+    }
+    return [*records, *_traffic(run), *records_on_paper(measured, COMMAND)]
+
+
+def _case(run: Run, placement: str, rows: int = settings.BATCH, *, apart: bool = False) -> Case:
+    steps = max(3, int(_ROWS_PER_S * run.seconds / rows))
+    data = run.data(_SHAPE, max(rows, settings.BATCH))
+    return Case(_SHAPE, str(data), placement, rows, steps, apart=apart)
+
+
+def _outcomes(run: Run, cases: list[Case], workers: int) -> dict[Case, list[Outcome]]:
+    """Every round launches the workers anew and goes through all the cases."""
+    rounds = [launch(cases, workers, run.folder / "workers") for _ in range(run.rounds)]
+    return dict(zip(cases, map(list, zip(*rounds, strict=True)), strict=True))
+
+
+def _rate(found: list[Outcome], rows: int) -> Series:
+    return Series.of(rows / outcome.seconds for outcome in found)
 
 
 def _measured(alone: Series, found: list[Outcome]) -> Measured:
@@ -80,7 +97,7 @@ def _measured(alone: Series, found: list[Outcome]) -> Measured:
     )
 
 
-def _traffic(run: Run, folder: Path) -> list[Record]:
+def _traffic(run: Run) -> list[Record]:
     """Bytes of a step out of a table of V features, and out of one of 100 V with the same U."""
     exponents = {_SMALL: EXPONENT, _LARGE: exponent_for_large(settings.BATCH)}
     cases = [
@@ -94,7 +111,7 @@ def _traffic(run: Run, folder: Path) -> list[Record]:
         for placement in _PLACEMENTS
         for shape, exponent in exponents.items()
     ]
-    found = launch(cases, 2, folder)
+    found = launch(cases, 2, run.folder / "workers")
     return [
         compare(
             f"traffic.{placement}, V=10,000,000",
