@@ -11,8 +11,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 # Marks our lines among what libraries print.
@@ -62,9 +62,12 @@ class Contestant:
         command: Its command line.
         log: Where its stderr goes.
         threads: Computing threads.
+        environment: Variables it has beside ours.
     """
 
-    def __init__(self, command: Sequence[str], log: Path, threads: int) -> None:
+    def __init__(
+        self, command: Sequence[str], log: Path, threads: int, environment: Mapping[str, str]
+    ) -> None:
         self.log = log
         log.parent.mkdir(parents=True, exist_ok=True)
         names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -76,7 +79,7 @@ class Contestant:
                 stderr=stderr,
                 text=True,
                 start_new_session=True,
-                env=os.environ | dict.fromkeys(names, str(threads)),
+                env=os.environ | dict.fromkeys(names, str(threads)) | environment,
             )
 
     def __enter__(self) -> "Contestant":
@@ -122,11 +125,13 @@ class Entry:
         name: Among the others.
         command: Its command line.
         threads: Its computing threads.
+        environment: Variables it has beside ours.
     """
 
     name: str
     command: tuple[str, ...]
     threads: int
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -151,7 +156,9 @@ def take_turns(entries: Sequence[Entry], logs: Path, rounds: int, seconds: float
     with contextlib.ExitStack() as stack:
         running = {
             entry.name: stack.enter_context(
-                Contestant(entry.command, logs / f"{entry.name}.log", entry.threads)
+                Contestant(
+                    entry.command, logs / f"{entry.name}.log", entry.threads, entry.environment
+                )
             )
             for entry in entries
         }

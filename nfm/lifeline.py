@@ -28,6 +28,10 @@ from conf.errors import ConfigError, RunError
 # "<port>:<secret>" of the launcher, in the environment of the workers. Horovod tells them on which
 # of its addresses they reach it.
 LIFELINE, ADDRESS, RANK = "NFM_LIFELINE", "HOROVOD_GLOO_RENDEZVOUS_ADDR", "HOROVOD_RANK"
+
+# What a worker has beneath what its host has set. OpenMP's threads otherwise spin a while for their
+# next loop, on a core that the stream's threads could use.
+WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "passive"}
 # Who does not answer for 30 s is gone: whether nothing is under way on the line, or something is,
 # which Linux would send again for 15 minutes.
 _LOST_S = 30.0
@@ -200,6 +204,7 @@ def _run_worker(
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
+        env=WORKER_ENVIRONMENT | os.environ,
         preexec_fn=end_with_parent,
     )
     os.close(of_worker)
