@@ -8,17 +8,18 @@ batch. Both loops run outside the interpreter's lock, on one thread.
 Shapes: R = packed rows, B = rows of a batch, S = slots (see ``nfm.batch``).
 """
 
-import mmap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from numba import carray, njit, types  # type: ignore[attr-defined]
 from numba.extending import intrinsic
 
 from conf.manifest import FieldSpec
 from conf.schema import LABEL
+from nfm import memory
 from nfm.batch import FloatArray, IntArray, num_slots
 from nfm.kernels import prefetch_row
 
@@ -55,14 +56,9 @@ class Layout:
         self._list_spans = np.array(spans, np.int32).reshape(-1, 2)
 
     def room(self, rows: int) -> IntArray:
-        """Room for packed rows: int32 [rows, S + 1].
-
-        Taken from the system and given back to it: malloc would keep it for a later, smaller need,
-        and take new room for the next block.
-        """
-        width = self.slots + 1
-        pages = mmap.mmap(-1, max(rows * width * 4, 1))
-        return np.frombuffer(pages, np.int32, rows * width).reshape(rows, width)
+        """Room for packed rows: int32 [rows, S + 1]."""
+        room: IntArray = memory.zeros((rows, self.slots + 1), torch.int32).numpy()
+        return room
 
     def pack(self, columns: Mapping[str, Array], packed_RS: IntArray) -> None:
         """Write encoded columns into packed rows.

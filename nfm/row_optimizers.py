@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from conf.schema import OptimizerConfig
-from nfm import kernels
+from nfm import kernels, memory
 
 
 class RowOptimizer(Protocol):
@@ -133,4 +133,6 @@ def step_rows(
 
 def new_rows(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """Rows of zeros."""
+    if device.type == "cpu":
+        return memory.zeros(shape, dtype)
     return torch.zeros(shape, dtype=dtype, device=device)

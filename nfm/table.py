@@ -22,7 +22,7 @@ from nfm import kernels
 from nfm.batch import Batch, group
 from nfm.collectives import Collectives
 from nfm.lookup import Lookup, Rows, Upstream
-from nfm.row_optimizers import ROW_OPTIMIZERS, RowOptimizer, step_rows
+from nfm.row_optimizers import ROW_OPTIMIZERS, RowOptimizer, new_rows, step_rows
 
 # Rows that share a random generator: any worker can make its own without making all the others'.
 _CHUNK_ROWS = 1 << 16
@@ -167,7 +167,7 @@ def new_table(
         logger.info("embedding table: %d rows, %s", num_features, placement)
     shards, shard = (workers.size, workers.rank) if placement == "sharded" else (1, 0)
     rows = len(range(shard, num_features, shards))
-    weight_RD = torch.zeros(rows, width, dtype=dtype, device=device)
+    weight_RD = new_rows(torch.Size([rows, width]), dtype, device)
     for start in range(0, num_features, _CHUNK_ROWS):
         entropy = (config.train.seed, start)
         count = min(_CHUNK_ROWS, num_features - start)
