@@ -17,8 +17,9 @@ from benchmarks import settings
 from benchmarks.contest import serve
 from benchmarks.task import Task, parse
 from benchmarks.workload import Rows, Shape, batches
+from conf.fields import LABEL
 from conf.manifest import FieldSpec
-from conf.schema import LABEL, Config
+from conf.schema import Config
 from nfm.batch import Batch
 from nfm.collectives import Alone
 from nfm.epoch_plan import plan_epoch
@@ -59,7 +60,7 @@ def run_config(task: Task, placement: str = "auto", batch_norm: str = "synchroni
                 "early_stopping": {"metric": "logloss"},
             },
             "evaluate": {"path": "-"},
-            "score": {"raw_path": "-", "path": "-"},
+            "score": {"raw": {"path": "-"}, "path": "-"},
         }
     )
 

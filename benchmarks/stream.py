@@ -28,8 +28,8 @@ import pyarrow.parquet as pq
 
 from benchmarks.report import Record, Series, compare, line, write_json
 from benchmarks.workload import EXPONENT, SHAPES, Shape, generate
+from conf.fields import LABEL
 from conf.manifest import FieldSpec
-from conf.schema import LABEL
 from nfm.epoch_plan import plan_epoch
 from nfm.stream import stream_batches
 

@@ -4,6 +4,7 @@ It is the last file written into a features directory: no manifest, no data set.
 """
 
 import json
+import math
 from typing import Literal
 
 from pydantic import Field, ValidationError
@@ -13,31 +14,66 @@ from conf.errors import DataError
 from conf.schema import LabelConfig
 from conf.section import Section
 
-SCHEMA_VERSION: Literal[1] = 1
+SCHEMA_VERSION: Literal[2] = 2
 FILE_NAME = "manifest.json"
 VOCABULARY = "vocabulary"
 
-# Local ids of a categorical field; known values follow, by count descending, then by value.
-MISSING, UNKNOWN, FIRST_KNOWN = 0, 1, 2
+# Local ids: missing, then one or more for unknown values, then the known ones (FieldSpec).
+MISSING, UNKNOWN = 0, 1
 # Fills a multi-valued list up to its length; stands for no feature at all.
 PADDING = -1
+
+
+# What of a field is configured, where the rest is fitted.
+CONFIGURED = (
+    *("kind", "source", "is_expr", "length"),
+    *("oov_buckets", "seed", "weighting", "clip", "log1p"),
+)
 
 
 class FieldSpec(Section):
     """How one field was encoded; all a reader or a scorer needs to encode it again."""
 
     name: str = Field(description="Column of the features.")
-    kind: Literal["categorical", "multi_valued", "numeric", "bucketised"]
+    kind: Literal["categorical", "hashed", "multi_valued", "numeric", "bucketised"]
     source: str = Field(description="Raw column, or the SQL expression.")
     is_expr: bool = Field(description="Whether source is an expression.")
     cardinality: int = Field(ge=1, description="Indices the field owns in the one-hot space.")
     offset: int = Field(ge=0, description="First of them; global index = offset + local id.")
     length: int = Field(ge=1, description="Values per row; above 1 only where multi-valued.")
+    oov_buckets: int = Field(1, ge=1, description="Ids of unknown values, or of hashed ones.")
+    seed: int = Field(0, description="Hashed: of the hash.")
+    weighting: Literal["one", "mean", "sqrt"] = Field(
+        "mean", description="Multi-valued: x of each of n values is 1, 1/n or 1/sqrt(n)."
+    )
     edges: list[float] = Field([], description="Bucketised: lower edges of all but the first.")
-    mean: float = Field(0.0, description="Numeric: subtracted.")
-    std: float = Field(1.0, description="Numeric: divided by.")
+    clip: list[float | None] | None = Field(None, description="Numeric: least and greatest value.")
+    log1p: bool = Field(False, description="Numeric: whether log(1 + x) follows.")
+    shift: float = Field(0.0, description="Numeric: subtracted then.")
+    scale: float = Field(1.0, description="Numeric: divided by at last.")
     missing_rate: dict[str, float] = Field({}, description="Share of rows without a value.")
     oov_rate: dict[str, float] = Field({}, description="Share of the values that are unknown.")
+    truncated_rate: dict[str, float] = Field(
+        {}, description="Multi-valued: share of rows with more values than length."
+    )
+
+    def encodes_like(self, other: "FieldSpec") -> bool:
+        """Whether a value has the same x and, with the same vocabulary, the same local id in both.
+
+        Lists may be cut at another length; statistics of the same rows may differ in their last
+        bits with the rows' partitioning.
+        """
+        same = [key for key in (*CONFIGURED, "edges") if key != "length"]
+        return (
+            all(getattr(self, key) == getattr(other, key) for key in same)
+            and math.isclose(self.shift, other.shift, rel_tol=1e-9, abs_tol=1e-12)
+            and math.isclose(self.scale, other.scale, rel_tol=1e-9)
+        )
+
+    @property
+    def first_known(self) -> int:
+        """Local id of the first known value; the others follow by count descending, then value."""
+        return UNKNOWN + self.oov_buckets
 
 
 class FileSpec(Section):
@@ -58,14 +94,16 @@ class SplitSpec(Section):
 class SourceSpec(Section):
     """Where the rows came from."""
 
-    path: str
+    name: str = Field(description="Path, or catalog table.")
     rows: int
+    ds_from: str | None = Field(None, description="First day that was taken.")
+    ds_to: str | None = Field(None, description="Last day that was taken.")
 
 
 class Manifest(Section):
     """A version of the features."""
 
-    schema_version: Literal[1]
+    schema_version: Literal[2]
     name: str
     task: Literal["binary", "regression"]
     keys: list[str]
@@ -74,6 +112,9 @@ class Manifest(Section):
     num_features: int = Field(ge=1, description="Size of the one-hot space.")
     splits: dict[str, SplitSpec]
     vocabulary_fingerprint: str
+    base_fingerprint: str | None = Field(
+        None, description="Of the vocabulary that this one grew from, ids and all."
+    )
     source: SourceSpec
     config_fingerprint: str
     software: dict[str, str]

@@ -5,100 +5,25 @@
 """
 
 import hashlib
-import keyword
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from conf.section import Section
+from conf.fields import FieldConfig
+from conf.section import NAME, Positive, Section, Seed
 
-LABEL = "label"
 SCORE = "score"
 # What the scores hold beside the keys and the score.
 SCORE_COLUMNS = ("model_id", "scored_at", "ds")
 SPLITS = ("train", "valid", "test")
 
-# Field names become Parquet columns and attributes of Petastorm's namedtuples.
-_NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
 _HOSTS = r"^[^\s:,]+:[1-9]\d*(,[^\s:,]+:[1-9]\d*)*$"
 
 
-def _not_reserved(name: str) -> str:
-    if name.lower() == LABEL or keyword.iskeyword(name):
-        raise ValueError(f"'{name}' is reserved; choose another field name")
-    return name
-
-
-FieldName = Annotated[str, Field(pattern=_NAME), AfterValidator(_not_reserved)]
-Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
-
-
-class _FieldBase(Section):
-    name: FieldName = Field(description="Name of the field; also its column in the features.")
-    column: str | None = Field(
-        None, description="Raw column it is read from; the field's name if neither this nor expr."
-    )
-    expr: str | None = Field(
-        None, description="Spark SQL expression over the raw columns, instead of a column."
-    )
-
-    @model_validator(mode="after")
-    def _one_source(self) -> "_FieldBase":
-        if self.column is not None and self.expr is not None:
-            raise ValueError(f"field '{self.name}': give column or expr, not both")
-        return self
-
-    @property
-    def source(self) -> str:
-        """The raw column or the expression, as a reader would write it."""
-        return self.expr or self.column or self.name
-
-
-class CategoricalField(_FieldBase):
-    """One value per row out of a vocabulary; one-hot indexed."""
-
-    kind: Literal["categorical"] = Field(description="One value per row.")
-    min_count: Positive = Field(
-        1, description="Values with fewer training rows become the unknown id."
-    )
-
-
-class MultiValuedField(_FieldBase):
-    """An array of values per row out of one vocabulary; each of n values enters as x = 1/n."""
-
-    kind: Literal["multi_valued"] = Field(description="An array of values per row.")
-    min_count: Positive = Field(
-        1, description="Values in fewer training rows become the unknown id."
-    )
-    max_length: Positive = Field(
-        description="Values kept per row, the first ones; shorter lists are padded."
-    )
-
-
-class NumericField(_FieldBase):
-    """One real-valued feature x, standardised with the training mean and deviation; null is 0."""
-
-    kind: Literal["numeric"] = Field(description="A number used as the real value x_i.")
-
-
-class BucketisedField(_FieldBase):
-    """A number turned into a category by quantile edges fitted on the training rows."""
-
-    kind: Literal["bucketised"] = Field(description="A number cut into quantile buckets.")
-    num_buckets: Annotated[int, Field(ge=2, le=256)] = Field(
-        10, description="Buckets asked for; fewer come out where quantiles coincide."
-    )
-
-
-FieldConfig = Annotated[
-    CategoricalField | MultiValuedField | NumericField | BucketisedField,
-    Field(discriminator="kind"),
-]
 
 
 class LabelConfig(Section):
@@ -111,15 +36,41 @@ class LabelConfig(Section):
 
 
 class RawConfig(Section):
-    """The table that features are built from."""
+    """A table of raw rows: files, or a table of Spark's catalog."""
 
-    path: str = Field(description="Parquet table with the raw rows.")
+    path: str | None = Field(None, description="Where the files are.")
+    format: str = Field(
+        "parquet", description="Of the files: parquet, csv, json, orc, or another that Spark reads."
+    )
+    options: dict[str, str] = Field(
+        {}, description="Of Spark's reader, e.g. header: 'true' for csv."
+    )
+    table: str | None = Field(None, description="Name of a catalog table, instead of a path.")
+    ds_column: str = Field("ds", description="Date column by which days are picked.")
+
+    @model_validator(mode="after")
+    def _files_or_table(self) -> "RawConfig":
+        if (self.path is None) == (self.table is None):
+            raise ValueError("give path or table, one of the two")
+        if self.table is not None and (self.format != "parquet" or self.options):
+            raise ValueError("format and options speak of files; a table knows its own")
+        return self
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return self.path or f"table {self.table}"
 
 
 class RandomSplit(Section):
-    """Rows are dealt by a hash of their key columns: stable under any order or partitioning."""
+    """Rows are dealt by a hash of some columns: stable under any order or partitioning."""
 
-    kind: Literal["random"] = Field(description="By a seeded hash of the key columns.")
+    kind: Literal["random"] = Field(description="By a seeded hash.")
+    by: Annotated[list[str], Field(min_length=1)] | None = Field(
+        None,
+        description="Raw columns that are hashed: rows that share them, such as those of a user, "
+        "stay together; by default the keys.",
+    )
     valid: Share = Field(0.1, description="Share of rows for validation.")
     test: Share = Field(0.1, description="Share of rows for the test.")
     seed: Seed = Field(0, description="Seed of the hash.")
@@ -140,7 +91,14 @@ class TimeSplit(Section):
     test_from: str | int | float = Field(description="First value of the test rows.")
 
 
-SplitConfig = Annotated[RandomSplit | TimeSplit, Field(discriminator="kind")]
+class ColumnSplit(Section):
+    """The raw table says itself which rows train, validate and test."""
+
+    kind: Literal["column"] = Field(description="As a raw column says.")
+    column: str = Field(description="Raw column that holds train, valid or test.")
+
+
+SplitConfig = Annotated[RandomSplit | TimeSplit | ColumnSplit, Field(discriminator="kind")]
 
 
 class FeaturesConfig(Section):
@@ -150,7 +108,7 @@ class FeaturesConfig(Section):
     row_group_rows: Positive = Field(
         100_000,
         description="Most rows of a training file, about; a file holds one row group, and there "
-        "are no fewer files than train.num_workers.",
+        "are as many files for each of train.num_workers.",
     )
     seed: Seed = Field(0, description="Of the order of the rows.")
 
@@ -250,6 +208,11 @@ class TrainConfig(Section):
     threads_per_worker: Positive | None = Field(
         None, description="Computing threads of a worker; default: the cores shared out."
     )
+    init_from: str | None = Field(
+        None,
+        description="Bundle to begin from, an id, a path or latest: embeddings of all values that "
+        "it knows are copied, and layers of the same shape.",
+    )
     seed: Seed = Field(0, description="Of initial weights, dropout and the order of rows.")
     epochs: Positive = Field(20, description="Passes over the training rows, at most.")
     batch_size: Positive = Field(4096, description="Rows of a step, over all workers together.")
@@ -305,8 +268,7 @@ class EvaluateConfig(Section):
 class ScoreConfig(Section):
     """The nightly batch."""
 
-    raw_path: str = Field(description="Parquet table with the raw rows to score.")
-    ds_column: str = Field("ds", description="Its date column; --ds picks the day.")
+    raw: RawConfig = Field(description="The raw rows to score; --ds picks the day.")
     path: str = Field(description="The lake's table of scores, partitioned by ds.")
 
 
@@ -320,7 +282,7 @@ class SparkConfig(Section):
 class Config(Section):
     """A run, whole."""
 
-    name: str = Field(pattern=_NAME, description="Short name of the project.")
+    name: str = Field(pattern=NAME, description="Short name of the project.")
     task: Literal["binary", "regression"] = Field(
         description="binary: label 0/1, logistic loss; regression: squared loss."
     )

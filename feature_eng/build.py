@@ -10,6 +10,7 @@ from pyspark.sql import functions as F
 
 from conf import storage
 from conf.errors import DataError
+from conf.fields import LABEL
 from conf.loader import dump_config
 from conf.manifest import (
     FILE_NAME,
@@ -20,11 +21,21 @@ from conf.manifest import (
     SplitSpec,
     write_manifest,
 )
-from conf.schema import LABEL, SPLITS, Config
+from conf.schema import SPLITS, Config
+from feature_eng.base import read_base
 from feature_eng.encode import encode_fields
 from feature_eng.fields import fitted_specs, unfitted_specs
 from feature_eng.profile import Profile, profile_rows
-from feature_eng.raw import SPLIT, field_column, key_columns, label_column, read_raw
+from feature_eng.raw import (
+    DAY,
+    SPLIT,
+    day_column,
+    field_column,
+    key_columns,
+    label_column,
+    read_raw,
+    rows_of_days,
+)
 from feature_eng.split import split_column
 from feature_eng.vocabulary import (
     fingerprint,
@@ -39,7 +50,7 @@ logger = logging.getLogger(__name__)
 
 
 def canonical_rows(raw: DataFrame, config: Config) -> DataFrame:
-    """Label, fields, keys and split of every raw row, in canonical types.
+    """Label, fields, keys, split and day of every raw row, in canonical types.
 
     Raises:
         DataError: A configured column is missing or of the wrong type.
@@ -47,51 +58,94 @@ def canonical_rows(raw: DataFrame, config: Config) -> DataFrame:
     keys = key_columns(raw, config.keys)
     columns = [field_column(raw, spec) for spec in unfitted_specs(config.fields)]
     return raw.select(
-        label_column(raw, config.label), *columns, keys, split_column(raw, keys, config.split)
+        label_column(raw, config.label),
+        *columns,
+        keys,
+        split_column(raw, keys, config.split),
+        day_column(raw, config.raw),
     )
 
 
-def build_features(spark: SparkSession, config: Config, *, overwrite: bool) -> Manifest:
-    """Build ``config.features.path`` from ``config.raw.path``; all of it or nothing.
+def build_features(
+    spark: SparkSession,
+    config: Config,
+    *,
+    overwrite: bool,
+    ds_from: str | None = None,
+    ds_to: str | None = None,
+    base: str | None = None,
+) -> Manifest:
+    """Build ``config.features.path`` from ``config.raw``; all of it or nothing.
+
+    Args:
+        spark: The session.
+        config: The run.
+        overwrite: Whether to replace features that exist.
+        ds_from: First day of the raw rows, YYYY-MM-DD; None for all.
+        ds_to: Last day.
+        base: Earlier features whose ids, edges and scales are kept; None to begin anew.
 
     Raises:
-        ConfigError: The raw table is not there, or the output is and may not be replaced.
+        ConfigError: The raw table is not there, the output is and may not be replaced, or a field
+            is not encoded as in the base.
         DataError: The raw table broke the contract.
     """
     storage.refuse_existing(config.features.path, overwrite=overwrite, proof=FILE_NAME)
-    rows = canonical_rows(read_raw(spark, config.raw.path), config)
+    raw = rows_of_days(read_raw(spark, config.raw), config.raw, ds_from, ds_to)
+    rows = canonical_rows(raw, config)
+    unfitted = unfitted_specs(config.fields)
+    grown = read_base(spark, base, unfitted) if base else None
     profile = profile_rows(rows, config)
     logger.info("%d rows: %s", sum(profile.rows.values()), profile.rows)
+    workers, train_rows = config.train.num_workers, profile.rows["train"]
     with storage.staged_directory(
         config.features.path, overwrite=overwrite, proof=FILE_NAME
     ) as staging:
+        train = rows.where(F.col(SPLIT) == "train")
         write_vocabulary(
-            fit_vocabulary(rows.where(F.col(SPLIT) == "train"), config.fields), staging
+            fit_vocabulary(train, config.fields, grown.vocabulary if grown else None), staging
         )
         vocabulary = read_vocabulary(spark, staging)
         sizes = vocabulary_sizes(vocabulary)
-        fields = fitted_specs(unfitted_specs(config.fields), profile, sizes)
-        encoded = encode_fields(rows, fields, vocabulary).withColumn(
+        fields = fitted_specs(unfitted, config.fields, profile, sizes, grown)
+        encoded = encode_fields(rows.drop(DAY), fields, vocabulary).withColumn(
             LABEL, F.col(LABEL).cast("float")
         )
         write_splits(
             encoded,
             staging,
-            num_files=max(
-                math.ceil(profile.rows["train"] / config.features.row_group_rows),
-                config.train.num_workers,
-            ),
+            num_files=workers * math.ceil(train_rows / (workers * config.features.row_group_rows)),
             seed=config.features.seed,
         )
         storage.write_text(f"{staging}/config.yaml", dump_config(config))
         fields = with_rates(spark, staging, fields)
-        manifest = _manifest(config, profile, fields, fingerprint(vocabulary), staging)
+        manifest = _manifest(
+            config,
+            profile,
+            fields,
+            vocabulary=fingerprint(vocabulary),
+            base=grown.manifest.vocabulary_fingerprint if grown else None,
+            source=SourceSpec(
+                name=config.raw.name,
+                rows=sum(profile.rows.values()),
+                ds_from=ds_from,
+                ds_to=ds_to,
+            ),
+            staging=staging,
+        )
         write_manifest(staging, manifest)
     return manifest
 
 
 def _manifest(
-    config: Config, profile: Profile, fields: list[FieldSpec], vocabulary: str, staging: str
+    config: Config,
+    profile: Profile,
+    fields: list[FieldSpec],
+    *,
+    vocabulary: str,
+    base: str | None,
+    source: SourceSpec,
+    staging: str,
 ) -> Manifest:
     binary = config.task == "binary"
     splits = {}
@@ -115,7 +169,8 @@ def _manifest(
         num_features=sum(field.cardinality for field in fields),
         splits=splits,
         vocabulary_fingerprint=vocabulary,
-        source=SourceSpec(path=config.raw.path, rows=sum(profile.rows.values())),
+        base_fingerprint=base,
+        source=source,
         config_fingerprint=config.fingerprint(),
         software={name: version(name) for name in ("pyspark", "pyarrow", "numpy")},
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -1,44 +1,101 @@
 """From configured fields to field specifications: first unfitted, then with what was fitted."""
 
+import re
 from collections.abc import Sequence
 
-from conf.manifest import FIRST_KNOWN, FieldSpec
-from conf.schema import FieldConfig, MultiValuedField
+from conf.fields import (
+    BucketisedField,
+    CategoricalField,
+    FieldConfig,
+    HashedField,
+    MultiValuedField,
+    NumericField,
+    VocabularyOptions,
+)
+from conf.manifest import FieldSpec
+from feature_eng.base import Base
 from feature_eng.profile import Profile
+from feature_eng.raw import quoted
+
+# The Spark function that takes each part out of a date or a timestamp.
+_PARTS = {"week": "weekofyear", "day_of_year": "dayofyear"}
 
 
 def unfitted_specs(fields: Sequence[FieldConfig]) -> list[FieldSpec]:
     """What is known of each field before any row is seen."""
-    return [
-        FieldSpec(
-            name=field.name,
-            kind=field.kind,
-            source=field.source,
-            is_expr=field.expr is not None,
-            cardinality=1,
-            offset=0,
-            length=field.max_length if isinstance(field, MultiValuedField) else 1,
-        )
-        for field in fields
-    ]
+    return [_unfitted(field) for field in fields]
+
+
+def _unfitted(field: FieldConfig) -> FieldSpec:
+    source, is_expr = _source(field)
+    update: dict[str, object] = {}
+    if isinstance(field, VocabularyOptions):
+        update["oov_buckets"] = field.num_oov_buckets
+    if isinstance(field, HashedField):
+        update |= {"oov_buckets": field.num_buckets, "seed": field.seed}
+    elif isinstance(field, MultiValuedField):
+        update |= {"length": field.max_length, "weighting": field.weighting}
+    elif isinstance(field, NumericField):
+        update |= {"clip": field.clip, "log1p": field.log1p}
+    return FieldSpec(
+        name=field.name,
+        kind=field.kind,
+        source=source,
+        is_expr=is_expr,
+        cardinality=1,
+        offset=0,
+        length=1,
+    ).model_copy(update=update)
+
+
+def _source(field: FieldConfig) -> tuple[str, bool]:
+    """The raw column; or a SQL expression, and True."""
+    plain = field.column or field.name
+    if isinstance(field, CategoricalField | HashedField):
+        if field.cross:
+            columns = [quoted(column) for column in field.cross]
+            missing = " or ".join(f"{column} is null" for column in columns)
+            values = ", ".join(f"cast({column} as string)" for column in columns)
+            return f"if({missing}, null, to_json(array({values})))", True
+        if field.part:
+            function = _PARTS.get(field.part, field.part)
+            return f"{function}({field.expr or quoted(plain)})", True
+    if isinstance(field, MultiValuedField) and field.delimiter:
+        pattern = re.escape(field.delimiter).replace("\\", "\\\\").replace("'", "\\'")
+        parts = f"split({field.expr or quoted(plain)}, '{pattern}')"
+        return f"filter({parts}, item -> item != '')", True
+    return (field.expr, True) if field.expr else (plain, False)
 
 
 def fitted_specs(
-    specs: Sequence[FieldSpec], profile: Profile, vocabulary_sizes: dict[str, int]
+    specs: Sequence[FieldSpec],
+    fields: Sequence[FieldConfig],
+    profile: Profile,
+    vocabulary_sizes: dict[str, int],
+    base: Base | None = None,
 ) -> list[FieldSpec]:
-    """Fill in statistics, cardinalities and the contiguous ranges of the one-hot space."""
+    """Fill in statistics, cardinalities and the contiguous ranges of the one-hot space.
+
+    Edges and scales of a field that the base has stay as they are there.
+    """
     fitted = []
     offset = 0
-    for spec in specs:
+    for spec, field in zip(specs, fields, strict=True):
         update: dict[str, object] = {"offset": offset}
-        if spec.kind == "numeric":
-            mean, std = profile.moments[spec.name]
-            update |= {"mean": mean, "std": std, "cardinality": 1}
-        elif spec.kind == "bucketised":
-            edges = profile.edges[spec.name]
-            update |= {"edges": edges, "cardinality": FIRST_KNOWN + len(edges) + 1}
+        before = base.field(spec.name) if base else None
+        if isinstance(field, NumericField):
+            shift, scale = profile.scales[spec.name]
+            if before:
+                shift, scale = before.shift, before.scale
+            update |= {"shift": shift, "scale": scale, "cardinality": 1}
+        elif isinstance(field, BucketisedField):
+            edges = before.edges if before else profile.edges[spec.name]
+            update |= {"edges": edges, "cardinality": spec.first_known + len(edges) + 1}
         else:
-            update |= {"cardinality": FIRST_KNOWN + vocabulary_sizes.get(spec.name, 0)}
+            known = vocabulary_sizes.get(spec.name, 0)
+            update |= {"cardinality": spec.first_known + known}
+        if isinstance(field, MultiValuedField):
+            update["truncated_rate"] = profile.truncated[spec.name]
         fitted.append(spec.model_copy(update=update))
         offset += fitted[-1].cardinality
     return fitted

@@ -8,10 +8,13 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from conf.errors import DataError
-from conf.schema import LABEL, SPLITS, BucketisedField, Config, NumericField
+from conf.fields import LABEL, BucketisedField, MultiValuedField, NumericField
+from conf.schema import SPLITS, Config
+from feature_eng.encode import transformed
 from feature_eng.raw import SPLIT
 
 _QUANTILE_ACCURACY = 10_000
+_STATISTICS = {"mean": F.mean, "deviation": F.stddev_pop, "least": F.min, "greatest": F.max}
 
 
 @dataclass(frozen=True)
@@ -21,14 +24,16 @@ class Profile:
     Attributes:
         rows: Rows per split.
         positives: Sum of the labels per split.
-        edges: Per bucketised field, the distinct inner quantiles of the training rows, ascending.
-        moments: Per numeric field, (mean, standard deviation) of the training rows.
+        edges: Per bucketised field, the lower edges of all buckets but the first, ascending.
+        scales: Per numeric field, what is subtracted and what it is then divided by.
+        truncated: Per multi-valued field and split, the share of rows with too many values.
     """
 
     rows: dict[str, int]
     positives: dict[str, float]
     edges: dict[str, list[float]]
-    moments: dict[str, tuple[float, float]]
+    scales: dict[str, tuple[float, float]]
+    truncated: dict[str, dict[str, float]]
 
 
 def profile_rows(rows: DataFrame, config: Config) -> Profile:
@@ -55,10 +60,18 @@ def profile_rows(rows: DataFrame, config: Config) -> Profile:
         value = F.when(in_train, F.col(field.name))
         if isinstance(field, BucketisedField):
             cuts = [i / field.num_buckets for i in range(1, field.num_buckets)]
-            wanted[f"edges:{field.name}"] = F.percentile_approx(value, cuts, _QUANTILE_ACCURACY)
+            wanted[f"quantiles:{field.name}"] = F.percentile_approx(value, cuts, _QUANTILE_ACCURACY)
+            wanted[f"greatest:{field.name}"] = F.max(value)
         elif isinstance(field, NumericField):
-            wanted[f"mean:{field.name}"] = F.mean(value)
-            wanted[f"std:{field.name}"] = F.stddev_pop(value)
+            x = transformed(value, field)
+            for name, statistic in _STATISTICS.items():
+                wanted[f"{name}:{field.name}"] = statistic(x)
+        elif isinstance(field, MultiValuedField):
+            too_long = F.size(F.col(field.name)) > field.max_length
+            for split in SPLITS:
+                wanted[f"truncated:{split}:{field.name}"] = F.count_if(
+                    (F.col(SPLIT) == split) & too_long
+                )
     # Positional: an alias would read a colon or a field's name as part of an expression.
     found = rows.agg(*wanted.values()).head()
     assert found is not None
@@ -68,22 +81,65 @@ def profile_rows(rows: DataFrame, config: Config) -> Profile:
         rows={split: result[f"rows:{split}"] for split in SPLITS},
         positives={split: result[f"positives:{split}"] for split in SPLITS},
         edges={
-            field.name: sorted(set(result[f"edges:{field.name}"] or []))
+            field.name: _edges(
+                field, result[f"quantiles:{field.name}"], result[f"greatest:{field.name}"]
+            )
             for field in config.fields
             if isinstance(field, BucketisedField)
         },
-        moments={
-            field.name: _moments(result[f"mean:{field.name}"], result[f"std:{field.name}"])
+        scales={
+            field.name: _scale(field, *(result[f"{name}:{field.name}"] for name in _STATISTICS))
             for field in config.fields
             if isinstance(field, NumericField)
         },
+        truncated={
+            field.name: {
+                split: result[f"truncated:{split}:{field.name}"] / result[f"rows:{split}"]
+                for split in SPLITS
+            }
+            for field in config.fields
+            if isinstance(field, MultiValuedField)
+        },
     )
+
+
+def _edges(
+    field: BucketisedField, quantiles: list[float] | None, greatest: float | None
+) -> list[float]:
+    if field.edges is not None:
+        return field.edges
+    if field.method == "quantile":
+        return sorted(set(quantiles or []))
+    edges, power = [], 1.0
+    while greatest is not None and power <= greatest:
+        edges.append(power)
+        power *= 2
+    return edges
+
+
+def _scale(
+    field: NumericField,
+    mean: float | None,
+    deviation: float | None,
+    least: float | None,
+    greatest: float | None,
+) -> tuple[float, float]:
+    """A field that never varies in training, or is null in all rows, divides by 1."""
+    if mean is None or deviation is None or least is None or greatest is None:
+        return 0.0, 1.0
+    if field.scale == "none":
+        return 0.0, 1.0
+    if field.scale == "standard":
+        return mean, deviation or 1.0
+    return least, (greatest - least) or 1.0
 
 
 def _check(result: dict[str, Any], config: Config) -> None:
     column = config.label.column
     if result["rows"] == 0:
-        raise DataError(f"raw table '{config.raw.path}' is empty; there is nothing to build from")
+        raise DataError(
+            f"raw table '{config.raw.name}' is empty (in the days asked for); nothing to build from"
+        )
     if result["null_label"]:
         raise DataError(
             f"label '{column}' is null (or not finite) in {result['null_label']} of "
@@ -96,8 +152,9 @@ def _check(result: dict[str, Any], config: Config) -> None:
         )
     if result["no_split"]:
         raise DataError(
-            f"split: the time column is null in {result['no_split']} of {result['rows']} rows; "
-            f"drop those rows or fill them"
+            f"split: {result['no_split']} of {result['rows']} rows are in none, for the column "
+            f"'{getattr(config.split, 'column', None)}' is null there, or says something else than "
+            f"{', '.join(SPLITS)}; drop those rows or fill them"
         )
     empty: Sequence[str] = [split for split in SPLITS if result[f"rows:{split}"] == 0]
     if empty:
@@ -117,8 +174,3 @@ def _check(result: dict[str, Any], config: Config) -> None:
             f"label '{column}' is {result['label_min']:g} in every training row: nothing can be "
             f"learnt; check the column"
         )
-
-
-def _moments(mean: float | None, std: float | None) -> tuple[float, float]:
-    """A column without values, or with one value only, is left as it is."""
-    return mean or 0.0, std or 1.0

@@ -2,7 +2,7 @@
 
 Canonical columns: one per field under the field's name (string, array<string> or double),
 ``label`` (double, when a label is asked for), ``_keys`` (a struct of the key columns) and
-``_split`` (when a split is asked for). The underscore keeps them apart from fields.
+``_split`` and ``_day`` (when features are built). The underscore keeps them apart from fields.
 """
 
 from collections.abc import Iterable
@@ -15,33 +15,61 @@ from pyspark.sql import types as T
 
 from conf import storage
 from conf.errors import ConfigError, DataError
+from conf.fields import LABEL
 from conf.manifest import FieldSpec
-from conf.schema import LABEL, LabelConfig
+from conf.schema import LabelConfig, RawConfig
 
-KEYS, SPLIT = "_keys", "_split"
+KEYS, SPLIT, DAY = "_keys", "_split", "_day"
 
 _DISCRETE = (T.StringType, T.IntegralType, T.BooleanType, T.DateType)
 _EXPECTED = {
     "categorical": "a string, integer, boolean or date",
+    "hashed": "a string, integer, boolean or date",
     "multi_valued": "an array of strings, integers, booleans or dates",
     "numeric": "a number",
     "bucketised": "a number",
 }
 
 
-def read_raw(spark: SparkSession, path: str) -> DataFrame:
-    """Open the raw Parquet table.
+def read_raw(spark: SparkSession, raw: RawConfig) -> DataFrame:
+    """Open a raw table.
 
     Raises:
-        ConfigError: There is nothing at ``path``.
-        DataError: What is there is no readable Parquet table.
+        ConfigError: It is not there.
+        DataError: What is there cannot be read as it should.
     """
-    if not storage.exists(path):
-        raise ConfigError(f"raw table '{path}' does not exist; check the path in the config")
+    there = storage.exists(raw.path) if raw.path else spark.catalog.tableExists(raw.table or "")
+    if not there:
+        raise ConfigError(f"raw table '{raw.name}' does not exist; check its name in the config")
     try:
-        return spark.read.parquet(path)
+        if raw.path is None:
+            return spark.read.table(raw.table or "")
+        return spark.read.format(raw.format).options(**raw.options).load(raw.path)
     except (PySparkException, Py4JJavaError) as error:
-        raise DataError(f"raw table '{path}' cannot be read: {_first_line(error)}") from None
+        raise DataError(f"raw table '{raw.name}' cannot be read: {_first_line(error)}") from None
+
+
+def rows_of_days(
+    raw: DataFrame, config: RawConfig, first: str | None, last: str | None
+) -> DataFrame:
+    """The rows of some days; those of whole partitions are picked without reading the others.
+
+    Args:
+        raw: The table.
+        config: Names its date column.
+        first: YYYY-MM-DD, or None for all up to the last.
+        last: YYYY-MM-DD, or None for all from the first.
+
+    Raises:
+        DataError: The table has no date column.
+    """
+    if first is None and last is None:
+        return raw
+    # As text: partition discovery makes a date of it, a plain column is often a string.
+    day = named_column(raw, config.ds_column, "ds_column").cast("string")
+    if first is not None:
+        raw = raw.where(day >= first)
+    return raw if last is None else raw.where(day <= last)
 
 
 def field_column(raw: DataFrame, field: FieldSpec) -> Column:
@@ -65,11 +93,18 @@ def field_column(raw: DataFrame, field: FieldSpec) -> Column:
         )
     if field.kind == "multi_valued":
         value = F.array_compact(value.cast("array<string>"))
-    elif field.kind == "categorical":
+    elif field.kind in ("categorical", "hashed"):
         value = value.cast("string")
     else:
         value = _finite(value.cast("double"))
     return value.alias(field.name)
+
+
+def day_column(raw: DataFrame, config: RawConfig) -> Column:
+    """The day of a row as text, or null where the table has none."""
+    known = config.ds_column in raw.columns
+    day = named_column(raw, config.ds_column, "ds_column") if known else F.lit(None)
+    return day.cast("string").alias(DAY)
 
 
 def label_column(raw: DataFrame, label: LabelConfig) -> Column:
@@ -110,11 +145,16 @@ def named_column(raw: DataFrame, name: str, wanted_by: str) -> Column:
             f"column '{name}' (wanted by '{wanted_by}') is not in the raw table; "
             f"it has {', '.join(raw.columns)}"
         )
-    return F.col("`" + name.replace("`", "``") + "`")
+    return F.col(quoted(name))
+
+
+def quoted(name: str) -> str:
+    """A column's name as SQL takes it, whatever is in it."""
+    return "`" + name.replace("`", "``") + "`"
 
 
 def _fits(kind: str, found: T.DataType) -> bool:
-    if kind == "categorical":
+    if kind in ("categorical", "hashed"):
         return isinstance(found, _DISCRETE)
     if kind == "multi_valued":
         return isinstance(found, T.ArrayType) and isinstance(found.elementType, _DISCRETE)
@@ -126,4 +166,6 @@ def _finite(value: Column) -> Column:
 
 
 def _first_line(error: Exception) -> str:
+    if isinstance(error, Py4JJavaError):
+        return str(error.java_exception).splitlines()[0]
     return str(error).strip().splitlines()[0]

@@ -13,7 +13,7 @@ from conf.errors import DataError
 from conf.manifest import FieldSpec, Manifest
 from conf.schema import SCORE, ScoreConfig
 from feature_eng.encode import encode_fields
-from feature_eng.raw import KEYS, field_column, key_columns, named_column, read_raw
+from feature_eng.raw import KEYS, field_column, key_columns, read_raw, rows_of_days
 from feature_eng.write import count_rows
 
 # Spark ignores names with an underscore.
@@ -29,9 +29,7 @@ def rows_of_day(spark: SparkSession, config: ScoreConfig, ds: str) -> DataFrame:
         ConfigError: The raw table is not there.
         DataError: It has no date column.
     """
-    raw = read_raw(spark, config.raw_path)
-    # As text: partition discovery makes a date of it, a plain column is often a string.
-    return raw.where(named_column(raw, config.ds_column, "score.ds_column").cast("string") == ds)
+    return rows_of_days(read_raw(spark, config.raw), config.raw, ds, ds)
 
 
 def count_rows_of_day(raw: DataFrame, config: ScoreConfig, ds: str) -> int:
@@ -42,7 +40,7 @@ def count_rows_of_day(raw: DataFrame, config: ScoreConfig, ds: str) -> int:
     """
     rows = raw.count()
     if rows == 0:
-        raise DataError(f"'{config.raw_path}' has no rows for {ds}: nothing was scored")
+        raise DataError(f"'{config.raw.name}' has no rows for {ds}: nothing was scored")
     return rows
 
 

@@ -6,7 +6,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from conf.errors import DataError
-from conf.schema import RandomSplit, TimeSplit
+from conf.schema import SPLITS, ColumnSplit, RandomSplit, SplitConfig
 from feature_eng.raw import SPLIT, named_column
 
 _BUCKETS = 1_000_000
@@ -17,13 +17,18 @@ def key_hash(keys: Column, seed: int) -> Column:
     return F.xxhash64(F.lit(seed), keys)
 
 
-def split_column(raw: DataFrame, keys: Column, split: RandomSplit | TimeSplit) -> Column:
-    """The split of each row: ``train``, ``valid``, ``test``, or null where its time is null.
+def split_column(raw: DataFrame, keys: Column, split: SplitConfig) -> Column:
+    """The split of each row: ``train``, ``valid``, ``test``, or null where its column says none.
 
     Raises:
-        DataError: The time column is missing, or a cut cannot be read as its type.
+        DataError: A column is missing, or a cut cannot be read as the type of the time.
     """
+    if isinstance(split, ColumnSplit):
+        said = named_column(raw, split.column, "split").cast("string")
+        return F.when(said.isin(*SPLITS), said).alias(SPLIT)
     if isinstance(split, RandomSplit):
+        if split.by is not None:
+            keys = F.struct(*[named_column(raw, name, "split.by") for name in split.by])
         position = F.pmod(key_hash(keys, split.seed), F.lit(_BUCKETS)) / _BUCKETS
         is_test, is_valid = position < split.test, position < split.test + split.valid
         is_train = F.lit(True)

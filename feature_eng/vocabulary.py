@@ -1,7 +1,7 @@
 """The vocabulary: which known value of which field has which local id.
 
-One table for all fields, columns ``field, value, id, count``. Nothing of it is collected on the
-driver but its size per field.
+One table for all fields, columns ``field, value, id, count, first_seen, last_seen``. Nothing of it
+is collected on the driver but its size per field.
 """
 
 from collections.abc import Sequence
@@ -12,51 +12,96 @@ from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from conf.errors import DataError
-from conf.manifest import FIRST_KNOWN, VOCABULARY
-from conf.schema import CategoricalField, FieldConfig, MultiValuedField
+from conf.fields import FieldConfig, MultiValuedField, VocabularyOptions
+from conf.manifest import UNKNOWN, VOCABULARY
+from feature_eng.raw import DAY
+
+_SCHEMA = "field string, value string, id int, count bigint, first_seen string, last_seen string"
+_COLUMNS = [column.split()[0] for column in _SCHEMA.split(", ")]
+_NO_LIMIT = 2**31 - 1
 
 
-def fit_vocabulary(rows: DataFrame, fields: Sequence[FieldConfig]) -> DataFrame:
-    """Count every field's values in one pass and number those that reach ``min_count``.
+def fit_vocabulary(
+    rows: DataFrame, fields: Sequence[FieldConfig], base: DataFrame | None = None
+) -> DataFrame:
+    """Count every field's values in one pass and number those that are known.
 
     Args:
         rows: Canonical training rows.
         fields: All fields; those without a vocabulary are passed over.
+        base: An earlier vocabulary to grow: its values keep their ids, also those that no row
+            holds any more, and new ones follow after the greatest.
 
     Returns:
-        ``field string, value string, id int, count bigint``; within a field ids run from 2, by
-        count descending, then by value in byte order. A row counts once for each value it holds.
+        ``field string, value string, id int, count bigint, first_seen string, last_seen string``;
+        within a field new ids run from 1 + ``num_oov_buckets``, by count descending, then by value
+        in byte order. A row counts once for each value it holds. Counts are of these rows; days
+        are those of these rows and of the base.
     """
-    pairs = []
-    min_counts = {}
-    for field in fields:
-        if isinstance(field, CategoricalField):
-            values = F.array(F.col(field.name))
-        elif isinstance(field, MultiValuedField):
-            values = F.array_distinct(F.slice(F.col(field.name), 1, field.max_length))
-        else:
-            continue
-        pairs.append(_pairs(field.name, values))
-        min_counts[field.name] = field.min_count
-    if not pairs:
-        return rows.sparkSession.createDataFrame(
-            [], "field string, value string, id int, count bigint"
+    session = rows.sparkSession
+    options = {field.name: field for field in fields if isinstance(field, VocabularyOptions)}
+    if not options:
+        return session.createDataFrame([], _SCHEMA)
+    counts = _count_values(rows, list(options.values()))
+    if base is None:
+        base = session.createDataFrame([], _SCHEMA)
+    sizes = vocabulary_sizes(base)
+    limits = {}
+    for name, of in options.items():
+        taken = sizes.get(name, 0)
+        limits[name] = F.struct(
+            F.lit(of.min_count).alias("min_count"),
+            F.lit((of.max_size or _NO_LIMIT) - taken).alias("room"),
+            F.lit(UNKNOWN + of.num_oov_buckets - 1 + taken).alias("last"),
         )
-    counts = (
-        rows.select(F.explode(F.concat(*pairs)).alias("p"))
-        .select(F.col("p.f").alias("field"), F.col("p.v").alias("value"))
+    order = Window.partitionBy("field").orderBy(F.desc("count"), "value")
+    new = (
+        counts.join(base, ["field", "value"], "left_anti")
+        .withColumn("of", _by_name(F.col("field"), limits))
+        .where(F.col("count") >= F.col("of.min_count"))
+        .withColumn("rank", F.row_number().over(order))
+        .where(F.col("rank") <= F.col("of.room"))
+        .withColumn("id", F.col("rank") + F.col("of.last"))
+    )
+    known = (
+        base.where(F.col("field").isin(*options))
+        .join(counts.alias("now"), ["field", "value"], "left")
+        .select(
+            *("field", "value", "id"),
+            F.coalesce("now.count", F.lit(0)).alias("count"),
+            F.least(base["first_seen"], "now.first_seen").alias("first_seen"),
+            F.greatest(base["last_seen"], "now.last_seen").alias("last_seen"),
+        )
+    )
+    return new.select(_COLUMNS).unionByName(known.select(_COLUMNS))
+
+
+def _count_values(rows: DataFrame, fields: Sequence[FieldConfig]) -> DataFrame:
+    pairs = []
+    for field in fields:
+        values = F.array(F.col(field.name))
+        if isinstance(field, MultiValuedField):
+            values = F.array_distinct(F.slice(F.col(field.name), 1, field.max_length))
+        pairs.append(_pairs(field.name, values))
+    return (
+        rows.select(F.explode(F.concat(*pairs)).alias("p"), DAY)
+        .select(F.col("p.f").alias("field"), F.col("p.v").alias("value"), DAY)
         .where(F.col("value").isNotNull())
         .groupBy("field", "value")
-        .agg(F.count(F.lit(1)).alias("count"))
+        .agg(
+            F.count(F.lit(1)).alias("count"),
+            F.min(DAY).alias("first_seen"),
+            F.max(DAY).alias("last_seen"),
+        )
     )
-    enough = F.lit(False)
-    for name, min_count in min_counts.items():
-        enough = enough | ((F.col("field") == name) & (F.col("count") >= min_count))
-    order = Window.partitionBy("field").orderBy(F.desc("count"), "value")
-    rank = F.row_number().over(order)
-    return counts.where(enough).select(
-        "field", "value", (rank - 1 + FIRST_KNOWN).cast("int").alias("id"), "count"
-    )
+
+
+def _by_name(field: Column, choices: dict[str, Column]) -> Column:
+    (first, chosen), *others = choices.items()
+    column = F.when(field == first, chosen)
+    for name, choice in others:
+        column = column.when(field == name, choice)
+    return column
 
 
 def _pairs(field: str, values: Column) -> Column:
@@ -79,7 +124,7 @@ def read_vocabulary(spark: SparkSession, directory: str) -> DataFrame:
     """
     path = f"{directory}/{VOCABULARY}"
     try:
-        return spark.read.parquet(path).select("field", "value", "id", "count")
+        return spark.read.parquet(path).select(_COLUMNS)
     except (PySparkException, Py4JJavaError):
         raise DataError(
             f"no readable vocabulary at '{path}'; restore it or build the features again"

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 import pyarrow.parquet as pq
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from conf import storage
@@ -77,7 +77,8 @@ def with_rates(spark: SparkSession, directory: str, fields: Sequence[FieldSpec])
         name = F.col(field.name)
         ids = name if field.kind == "multi_valued" else F.array(name)
         values = F.size(F.filter(ids, lambda i: (i != PADDING) & (i != MISSING)))
-        unknown = F.size(F.filter(ids, lambda i: i == UNKNOWN))
+        known = UNKNOWN if field.kind == "hashed" else field.first_known
+        unknown = _count_unknown(ids, known)
         rates += [
             F.mean((F.element_at(ids, 1) == MISSING).cast("int")).alias(f"missing_{field.name}"),
             F.coalesce(F.try_divide(F.sum(unknown), F.sum(values)), F.lit(0.0)).alias(
@@ -102,6 +103,10 @@ def with_rates(spark: SparkSession, directory: str, fields: Sequence[FieldSpec])
         )
         for field in fields
     ]
+
+
+def _count_unknown(ids: Column, known: int) -> Column:
+    return F.size(F.filter(ids, lambda i: (i >= UNKNOWN) & (i < known)))
 
 
 def _footers(directory: str) -> Iterator[tuple[str, pq.FileMetaData]]:

@@ -7,15 +7,18 @@ from conf import storage
 from conf.manifest import FILE_NAME
 from conf.schema import SPLITS, Config
 from feature_eng.build import build_features, canonical_rows
+from feature_eng.fields import unfitted_specs
 from feature_eng.profile import profile_rows
-from feature_eng.raw import read_raw
-from jobs.cli import Stage, main, parser
+from feature_eng.raw import read_raw, rows_of_days
+from jobs.cli import Stage, day, main, parser
 from jobs.session import spark_session
 
 EXAMPLES = """\
   python -m jobs.build_features --config conf/movielens100k.yaml
   python -m jobs.build_features --config conf/movielens100k.yaml --overwrite \\
       --set features.path=build/demo/features/v2 --set split.seed=7
+  python -m jobs.build_features --config X.yaml --ds-from 2026-11-01 --ds-to 2026-11-23 \
+      --base lake/features/v1 --set features.path=lake/features/v2
   spark-submit --py-files dist/nfm_pipeline-0.1.0.zip jobs/build_features.py --config X.yaml"""
 
 
@@ -23,7 +26,14 @@ def run(config: Config, options: argparse.Namespace) -> Stage:
     """Build, and say what was built."""
     start = time.monotonic()
     spark = spark_session(config.spark)
-    manifest = build_features(spark, config, overwrite=options.overwrite)
+    manifest = build_features(
+        spark,
+        config,
+        overwrite=options.overwrite,
+        ds_from=options.ds_from,
+        ds_to=options.ds_to,
+        base=options.base,
+    )
     rows = sum(split.rows for split in manifest.splits.values())
     facts = {
         "fields": str(len(manifest.fields)),
@@ -38,11 +48,14 @@ def run(config: Config, options: argparse.Namespace) -> Stage:
 def plan(config: Config, options: argparse.Namespace) -> list[str]:
     """What would be read and written."""
     storage.refuse_existing(config.features.path, overwrite=options.overwrite, proof=FILE_NAME)
-    raw = read_raw(spark_session(config.spark), config.raw.path)
+    raw = read_raw(spark_session(config.spark), config.raw)
+    raw = rows_of_days(raw, config.raw, options.ds_from, options.ds_to)
     profile = profile_rows(canonical_rows(raw, config), config)
-    kinds = [f"  {field.name}: {field.kind} of {field.source}" for field in config.fields]
+    kinds = [
+        f"  {field.name}: {field.kind} of {field.source}" for field in unfitted_specs(config.fields)
+    ]
     return [
-        f"build_features: {config.raw.path} ({len(raw.columns)} columns) -> {config.features.path}",
+        f"build_features: {config.raw.name} ({len(raw.columns)} columns) -> {config.features.path}",
         f"label: {config.label.column} ({config.task}), split: {config.split.kind}",
         "rows: " + ", ".join(f"{split} {profile.rows[split]:,}" for split in SPLITS),
         f"{len(kinds)} fields:",
@@ -53,8 +66,16 @@ def plan(config: Config, options: argparse.Namespace) -> list[str]:
 def arguments() -> argparse.ArgumentParser:
     """The job's command line."""
     made = parser(__doc__, EXAMPLES)
-    made.add_argument("--overwrite", action="store_true", help="replace features that exist")
+    add_arguments(made)
     return made
+
+
+def add_arguments(made: argparse.ArgumentParser) -> None:
+    """The arguments of a build, also for a pipeline."""
+    made.add_argument("--overwrite", action="store_true", help="replace features that exist")
+    made.add_argument("--ds-from", type=day, help="first day of the raw rows, YYYY-MM-DD")
+    made.add_argument("--ds-to", type=day, help="last day of the raw rows")
+    made.add_argument("--base", help="earlier features: values they know keep their ids")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import date
 from types import FrameType
 
 from py4j.protocol import Py4JError
@@ -70,6 +71,11 @@ def parser(doc: str, examples: str) -> argparse.ArgumentParser:
     )
     made.add_argument("-v", "--verbose", action="store_true", help="debug log and stack traces")
     return made
+
+
+def day(text: str) -> str:
+    """A day as YYYY-MM-DD, for argparse."""
+    return date.fromisoformat(text).isoformat()
 
 
 def main(

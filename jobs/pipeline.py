@@ -9,7 +9,7 @@ from conf.schema import Config
 from feature_eng.fields import unfitted_specs
 from feature_eng.scoring import canonical_score_rows, count_rows_of_day, rows_of_day
 from jobs import build_features, evaluate, score, train
-from jobs.cli import Stage, main, parser
+from jobs.cli import Stage, day, main, parser
 from jobs.session import spark_session
 from nfm.bundle import LATEST
 
@@ -47,8 +47,8 @@ def _check_score_table(config: Config, options: argparse.Namespace) -> int:
 def arguments() -> argparse.ArgumentParser:
     """The job's command line."""
     made = parser(__doc__, EXAMPLES)
-    made.add_argument("--ds", type=score.day, required=True, help="day to score, YYYY-MM-DD")
-    made.add_argument("--overwrite", action="store_true", help="replace features that exist")
+    made.add_argument("--ds", type=day, required=True, help="day to score, YYYY-MM-DD")
+    build_features.add_arguments(made)
     train.add_arguments(made)
     made.set_defaults(bundle=LATEST)
     return made

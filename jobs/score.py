@@ -3,7 +3,6 @@
 import argparse
 import functools
 import time
-from datetime import date
 
 from pyspark.sql import DataFrame
 
@@ -18,7 +17,7 @@ from feature_eng.scoring import (
     score_rows,
 )
 from feature_eng.vocabulary import check_fingerprint, read_vocabulary
-from jobs.cli import Stage, main, parser
+from jobs.cli import Stage, day, main, parser
 from jobs.session import spark_session
 from nfm.bundle import LATEST, load_bundle, resolve_bundle
 from nfm.predict import score_batches
@@ -47,7 +46,7 @@ def plan(config: Config, options: argparse.Namespace) -> list[str]:
     model_id = load_bundle(path).model_id
     rows, _ = _encoded(config, options, path)
     return [
-        f"score: {rows:,} rows of {config.score.raw_path} for {options.ds} with "
+        f"score: {rows:,} rows of {config.score.raw.name} for {options.ds} with "
         f"{model_id} -> {config.score.path}/ds={options.ds}"
     ]
 
@@ -61,11 +60,6 @@ def _encoded(config: Config, options: argparse.Namespace, bundle: str) -> tuple[
     raw = rows_of_day(spark, config.score, options.ds)
     encoded = encode_rows(raw, manifest, vocabulary)
     return count_rows_of_day(raw, config.score, options.ds), encoded
-
-
-def day(text: str) -> str:
-    """A day as YYYY-MM-DD, for argparse."""
-    return date.fromisoformat(text).isoformat()
 
 
 def arguments() -> argparse.ArgumentParser:

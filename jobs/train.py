@@ -6,13 +6,13 @@ from pathlib import Path
 
 from conf import storage
 from conf.errors import ConfigError
-from conf.manifest import FieldSpec, Manifest, read_manifest
+from conf.manifest import CONFIGURED, FieldSpec, Manifest, read_manifest
 from conf.schema import Config
 from feature_eng.fields import unfitted_specs
 from jobs.cli import Stage, figure, main, parser
 from jobs.session import spark_session
 from jobs.spark_workers import workers_in_spark
-from nfm.bundle import new_model_id, write_bundle
+from nfm.bundle import load_bundle, new_model_id, resolve_bundle, write_bundle
 from nfm.checkpoint import CHECKPOINTS, directory_of, read_weights
 from nfm.epoch_plan import plan_epoch
 from nfm.launch.gang import StartGang, start_horovodrun
@@ -23,12 +23,14 @@ EXAMPLES = """\
   python -m jobs.train --config conf/movielens100k.yaml --num-workers 2
   python -m jobs.train --config conf/movielens100k.yaml --set train.epochs=5 --dry-run
   python -m jobs.train --config conf/movielens100k.yaml --hosts a:2,b:2
+  python -m jobs.train --config conf/movielens100k.yaml --init-from latest
   python -m jobs.train --config conf/movielens100k.yaml --resume"""
 
 
 def run(config: Config, options: argparse.Namespace) -> Stage:
     """Train or go on, publish the bundle of the best epoch, and say what came out."""
     start = time.monotonic()
+    config = _with_bundle(config)
     manifest = _manifest(config)
     begun = run_to_resume(config, manifest, options.resume) if options.resume else None
     work = begun or Path(config.train.work_path) / new_model_id(config)
@@ -46,6 +48,7 @@ def run(config: Config, options: argparse.Namespace) -> Stage:
 
 def plan(config: Config, options: argparse.Namespace) -> list[str]:
     """What every worker would read."""
+    config = _with_bundle(config)
     manifest = _manifest(config)
     begun = run_to_resume(config, manifest, options.resume) if options.resume else None
     train = manifest.splits["train"]
@@ -66,6 +69,7 @@ def plan(config: Config, options: argparse.Namespace) -> list[str]:
             f"  worker {rank}: {sum(len(block.files) for block in blocks)} files, {rows:,} rows"
             for rank, (blocks, rows) in enumerate(zip(epoch.blocks, epoch.rows, strict=True))
         ),
+        *([f"begins from '{config.train.init_from}'"] if config.train.init_from else []),
         *([f"goes on with '{begun}'"] if begun else []),
     ]
 
@@ -74,6 +78,21 @@ def _starter(config: Config) -> StartGang:
     if config.train.launcher == "spark":
         return workers_in_spark(spark_session(config.spark).sparkContext)
     return start_horovodrun
+
+
+def _with_bundle(config: Config) -> Config:
+    """The config with the full path of the bundle to begin from, which must fit the model."""
+    if config.train.init_from is None:
+        return config
+    path = resolve_bundle(config.train.path, config.train.init_from)
+    found, wanted = load_bundle(path).config.model.embedding_dim, config.model.embedding_dim
+    if found != wanted:
+        raise ConfigError(
+            f"bundle '{path}' has embeddings of {found} factors, the config wants {wanted}: "
+            f"set model.embedding_dim={found}, or train without train.init_from"
+        )
+    train = config.train.model_copy(update={"init_from": path})
+    return config.model_copy(update={"train": train})
 
 
 def _manifest(config: Config) -> Manifest:
@@ -90,12 +109,16 @@ def _manifest(config: Config) -> Manifest:
 
 
 def _description(spec: FieldSpec) -> tuple[object, ...]:
-    return spec.name, spec.kind, spec.source, spec.is_expr, spec.length
+    return spec.name, *(getattr(spec, key) for key in CONFIGURED)
 
 
 def add_arguments(made: argparse.ArgumentParser) -> None:
     """The options that only training has: short for a --set each."""
-    for option, key in (("--launcher", "train.launcher"), ("--num-workers", "train.num_workers")):
+    for option, key in (
+        ("--launcher", "train.launcher"),
+        ("--num-workers", "train.num_workers"),
+        ("--init-from", "train.init_from"),
+    ):
         made.add_argument(
             option,
             dest="overrides",

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from conf.fields import LABEL
 from conf.manifest import PADDING, FieldSpec
-from conf.schema import LABEL
 from nfm import kernels
 
 IntArray = npt.NDArray[np.int32]
@@ -110,6 +110,16 @@ def num_slots(fields: Sequence[FieldSpec]) -> int:
     return sum(field.length for field in fields)
 
 
+def list_weights(field: FieldSpec) -> FloatArray:
+    """X of each value of a list, by how many there are: [length + 1].
+
+    1/n (Rendle 2010, sec. V), 1/sqrt(n) (Koren 2008, SVD++), or 1.
+    """
+    power = {"one": 0.0, "sqrt": 0.5, "mean": 1.0}[field.weighting]
+    counts = np.arange(1, field.length + 1, dtype=np.float64)
+    return np.concatenate([[0.0], counts**-power]).astype(np.float32)
+
+
 def assemble(columns: Columns, fields: Sequence[FieldSpec]) -> tuple[IntArray, FloatArray]:
     """Lay encoded columns side by side and add each field's offset.
 
@@ -118,8 +128,8 @@ def assemble(columns: Columns, fields: Sequence[FieldSpec]) -> tuple[IntArray, F
         fields: The manifest's fields, in their order.
 
     Returns:
-        ids [n, S] int32 and x [n, S] float32. A numeric field has x = its value; each of the n
-        values of a multi-valued field has x = 1/n (Rendle 2010, sec. V), padding x = 0; else x = 1.
+        ids [n, S] int32 and x [n, S] float32. A numeric field has x = its value; the values of a
+        multi-valued field have x by its weighting, padding x = 0; else x = 1.
     """
     rows = len(columns[fields[0].name])
     ids = np.empty((rows, num_slots(fields)), dtype=np.int32)
@@ -135,7 +145,7 @@ def assemble(columns: Columns, fields: Sequence[FieldSpec]) -> tuple[IntArray, F
             present = column != PADDING
             np.add(column, field.offset, out=ids[:, here], where=present)
             ids[:, here][~present] = field.offset
-            x[:, here] = present / present.sum(axis=1, keepdims=True)
+            x[:, here] = present * list_weights(field)[present.sum(axis=1)][:, np.newaxis]
         else:
             np.add(column, field.offset, out=ids[:, slot])
         slot += field.length

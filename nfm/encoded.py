@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from conf.errors import DataError, PipelineError, RunError
+from conf.fields import LABEL
 from conf.manifest import PADDING, FieldSpec
-from conf.schema import LABEL
 from nfm.batch import Columns, IntArray
 
 REBUILD = "build the features again (jobs.build_features --overwrite)"

@@ -17,10 +17,10 @@ import torch
 from numba import carray, njit, types  # type: ignore[attr-defined]
 from numba.extending import intrinsic
 
+from conf.fields import LABEL
 from conf.manifest import FieldSpec
-from conf.schema import LABEL
 from nfm import memory
-from nfm.batch import FloatArray, IntArray, num_slots
+from nfm.batch import FloatArray, IntArray, list_weights, num_slots
 from nfm.kernels import prefetch_row
 
 Array = npt.NDArray[Any]
@@ -54,6 +54,10 @@ class Layout:
         self._x_bits_S = np.where(numeric_S, np.float32(0), np.float32(1)).astype(np.float32)
         spans = [(self._start[f.name], self._start[f.name] + f.length) for f in self._lists]
         self._list_spans = np.array(spans, np.int32).reshape(-1, 2)
+        longest = max((field.length for field in self._lists), default=0)
+        self._weights = np.zeros((len(spans), longest + 1), np.float32)  # by list, by values in it
+        for weights, field in zip(self._weights, self._lists, strict=True):
+            weights[: field.length + 1] = list_weights(field)
 
     def room(self, rows: int) -> IntArray:
         """Room for packed rows: int32 [rows, S + 1]."""
@@ -103,6 +107,7 @@ class Layout:
             self._x_mask_S,
             self._x_bits_S.view(np.int32),
             self._list_spans,
+            self._weights,
             ids_BS,
             x_BS,
             x_BS.view(np.int32),
@@ -145,6 +150,7 @@ def _unpack(
     x_mask_S: Array,
     x_bits_S: Array,
     list_spans: Array,
+    weights: Array,
     ids_BS: Array,
     x_BS: Array,
     x_as_bits_BS: Array,
@@ -166,7 +172,7 @@ def _unpack(
                 present += row[s] >= 0
             for s in range(start, end):
                 if row[s] >= 0:
-                    x_BS[b, s] = np.float32(1) / np.float32(present)
+                    x_BS[b, s] = weights[i, present]
                 else:  # padding
                     ids_BS[b, s] = offset_S[s]
                     x_BS[b, s] = 0

@@ -24,8 +24,8 @@ from pyarrow import filesystem as legacy
 
 from conf import storage
 from conf.errors import DataError
+from conf.fields import LABEL
 from conf.manifest import FieldSpec
-from conf.schema import LABEL
 from nfm.ahead import run_ahead
 from nfm.batch import Batch, IntArray
 from nfm.cut import PackedBlock, cut_batches

@@ -21,11 +21,13 @@ from conf.errors import ConfigError, DataError, PipelineError, RunError
 from conf.loader import load_config
 from conf.manifest import read_manifest
 from conf.schema import Config
+from nfm.bundle import load_bundle
 from nfm.cores import use_cores
 from nfm.distributed import HorovodWorkers, WorkersLostError, can_reduce_on_gpu
 from nfm.run_log import RunLog
 from nfm.step import build_step
 from nfm.trainer import NotFiniteError, Trainer
+from nfm.warm_start import warm_start
 
 CONFIG, RESULT, STOP = "config.yaml", "result.json", "stop"
 
@@ -87,6 +89,10 @@ def _train(run: Path, config: Config) -> None:
     log = RunLog(run) if workers.rank == 0 else None
     manifest = read_manifest(str(run))
     step = build_step(config, manifest.num_features, workers, device=device)
+    if config.train.init_from:
+        bundle = load_bundle(config.train.init_from)
+        rows = warm_start(step, manifest, config.features.path, bundle, config.train.init_from)
+        logger.info("%d of %d embeddings from '%s'", rows, manifest.num_features, bundle.model_id)
     result = Trainer(config, manifest, workers, run, log, step, stop_asked).fit()
     if log:
         log.close()

@@ -80,7 +80,7 @@ def settings(root: Path) -> dict[str, Any]:
             "early_stopping": {"metric": "auc", "patience": 2},
         },
         "evaluate": {"path": f"{root}/reports", "split": "test"},
-        "score": {"raw_path": f"{root}/tonight", "path": f"{root}/scores"},
+        "score": {"raw": {"path": f"{root}/tonight"}, "path": f"{root}/scores"},
         "spark": {"master": "local[2]", "conf": {"spark.ui.enabled": "false"}},
     }
 

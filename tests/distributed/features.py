@@ -20,7 +20,7 @@ def write_features(config: Config, files: Sequence[int], valid_files: Sequence[i
         spec = FieldSpec(
             name=field.name,
             kind=field.kind,
-            source=field.source,
+            source=field.name,
             is_expr=False,
             cardinality=cardinality,
             offset=offset,
@@ -33,7 +33,7 @@ def write_features(config: Config, files: Sequence[int], valid_files: Sequence[i
         for split, rows in (("train", files), ("valid", valid_files))
     }
     manifest = Manifest(
-        schema_version=1,
+        schema_version=2,
         name=config.name,
         task=config.task,
         keys=config.keys,
@@ -42,7 +42,7 @@ def write_features(config: Config, files: Sequence[int], valid_files: Sequence[i
         num_features=offset,
         splits=splits,
         vocabulary_fingerprint="by-hand",
-        source=SourceSpec(path="none", rows=sum(files) + sum(valid_files)),
+        source=SourceSpec(name="none", rows=sum(files) + sum(valid_files)),
         config_fingerprint=config.fingerprint(),
         software={},
         created_at="2026-01-01T00:00:00+00:00",

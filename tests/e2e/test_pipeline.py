@@ -208,7 +208,7 @@ def test_a_dry_run_prints_the_plan_and_touches_nothing(
         ("evaluate", ("--bundle", "nope"), 2, "no bundle 'nope'"),
         ("evaluate", ("--overwrite", "--set", "features.path=none"), 3, "no manifest at"),
         ("score", ("--ds", "yesterday"), 2, "invalid day value: 'yesterday'"),
-        ("score", ("--ds", DS, "--set", "score.raw_path=none"), 2, "'none' does not exist"),
+        ("score", ("--ds", DS, "--set", "score.raw.path=none"), 2, "'none' does not exist"),
         ("score", ("--ds", "2026-09-09"), 3, "has no rows for 2026-09-09"),
     ],
 )

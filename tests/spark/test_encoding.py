@@ -8,8 +8,9 @@ from pyspark.sql import functions as F
 from pyspark.testing import assertDataFrameEqual
 
 from conf.errors import DataError
+from conf.fields import CategoricalField, MultiValuedField
 from conf.manifest import FieldSpec
-from conf.schema import CategoricalField, MultiValuedField, RandomSplit, TimeSplit
+from conf.schema import ColumnSplit, RandomSplit, TimeSplit
 from feature_eng.encode import encode_fields
 from feature_eng.raw import field_column, named_column
 from feature_eng.split import split_column
@@ -32,7 +33,11 @@ FIELDS = [
 
 @pytest.fixture
 def rows(spark: SparkSession) -> DataFrame:
-    return spark.createDataFrame(ROWS, "colour string, tags array<string>")
+    days = ["2026-01-03", "2026-01-02", "2026-01-01", None, None, "2026-01-05"]
+    return spark.createDataFrame(
+        [(*row, day) for row, day in zip(ROWS, days, strict=True)],
+        "colour string, tags array<string>, _day string",
+    )
 
 
 def spec(name: str, kind: str, length: int = 1, **fitted: Any) -> FieldSpec:
@@ -41,14 +46,14 @@ def spec(name: str, kind: str, length: int = 1, **fitted: Any) -> FieldSpec:
 
 def test_vocabulary_orders_by_count_then_value(rows: DataFrame) -> None:
     expected = [
-        ("colour", "blue", 2, 2),
-        ("colour", "red", 3, 2),
-        ("colour", "green", 4, 1),
+        ("colour", "blue", 2, 2, "2026-01-01", "2026-01-01"),
+        ("colour", "red", 3, 2, "2026-01-02", "2026-01-03"),
+        ("colour", "green", 4, 1, None, None),
         # a row counts once for a value it holds twice; the fourth tag lies past max_length
-        ("tags", "b", 2, 3),
-        ("tags", "c", 3, 2),
+        ("tags", "b", 2, 3, "2026-01-01", "2026-01-03"),
+        ("tags", "c", 3, 2, "2026-01-01", "2026-01-05"),
     ]
-    schema = "field string, value string, id int, count bigint"
+    schema = "field string, value string, id int, count bigint, first_seen string, last_seen string"
     found = fit_vocabulary(rows, FIELDS)
     assertDataFrameEqual(found, rows.sparkSession.createDataFrame(expected, schema))
 
@@ -75,7 +80,7 @@ def test_encoding_by_hand(spark: SparkSession, rows: DataFrame, broadcast: bool)
     fields = [
         spec("colour", "categorical", cardinality=cardinality),
         spec("tags", "multi_valued", length=3, cardinality=cardinality),
-        spec("price", "numeric", mean=2.0, std=4.0),
+        spec("price", "numeric", shift=2.0, scale=4.0),
         spec("age", "bucketised", edges=[10.0, 20.0]),
     ]
     schema = "id int, colour string, tags array<string>, price double, age double"
@@ -169,3 +174,24 @@ def test_a_time_split_cuts_at_the_given_values(spark: SparkSession) -> None:
     number = TimeSplit(kind="time", column="day", valid_from=3, test_from=4)
     with pytest.raises(DataError, match="3 cannot be read as date"):
         split_column(raw.selectExpr("date(at) as day"), F.struct("day"), number)
+
+
+def test_a_split_by_user_keeps_the_rows_of_a_user_together(spark: SparkSession) -> None:
+    raw = spark.range(20_000).selectExpr("id", "id % 1000 as user")
+    split = RandomSplit(kind="random", valid=0.1, test=0.2, by=["user"])
+    dealt = raw.select("user", split_column(raw, F.struct("id"), split))
+    users = dealt.distinct().groupBy("_split").count().collect()
+    shares = {row["_split"]: row["count"] for row in users}
+    assert sum(shares.values()) == 1000  # nobody is in two
+    # four standard deviations of a binomial count of 1,000
+    assert shares["valid"] == pytest.approx(100, abs=38)
+    assert shares["test"] == pytest.approx(200, abs=51)
+
+
+def test_a_column_may_say_the_split(spark: SparkSession) -> None:
+    raw = spark.sql(
+        "select * from values ('test'), ('train'), ('valid'), ('Train'), (null) as v(s)"
+    )
+    column = split_column(raw, F.struct("s"), ColumnSplit(kind="column", column="s"))
+    found = [row[0] for row in raw.select(column).collect()]
+    assert found == ["test", "train", "valid", None, None]

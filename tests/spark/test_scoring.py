@@ -10,8 +10,8 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from conf.errors import DataError
+from conf.schema import SPLITS
 from feature_eng.build import build_features
-from feature_eng.raw import read_raw
 from feature_eng.scoring import encode_rows, publish_scores, rows_of_day, score_rows
 from feature_eng.vocabulary import read_vocabulary
 from tests.data import DS, make_config, raw_table, write_raw
@@ -79,11 +79,7 @@ def test_scoring_encodes_as_the_build_did(spark: SparkSession, tmp_path: Path) -
     assert raw.count() == 400
     served = encode_rows(raw, manifest, read_vocabulary(spark, config.features.path))
     names = [field.name for field in manifest.fields]
-    trained = (
-        read_raw(spark, config.features.path + "/train")
-        .unionByName(read_raw(spark, config.features.path + "/valid"))
-        .unionByName(read_raw(spark, config.features.path + "/test"))
-    )
+    trained = spark.read.parquet(*[f"{config.features.path}/{split}" for split in SPLITS])
     assert served.select(names).exceptAll(trained.select(names)).count() == 0
     assert trained.select(names).exceptAll(served.select(names)).count() == 0
 
@@ -92,5 +88,5 @@ def test_a_scoring_table_without_its_day_column_is_refused(
     spark: SparkSession, tmp_path: Path
 ) -> None:
     write_raw(tmp_path / "tonight", raw_table(10))
-    with pytest.raises(DataError, match=r"column 'ds' \(wanted by 'score.ds_column'\)"):
+    with pytest.raises(DataError, match=r"column 'ds' \(wanted by 'ds_column'\)"):
         rows_of_day(spark, make_config(tmp_path).score, DS)

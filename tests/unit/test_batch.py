@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from conf.manifest import FieldSpec
 from nfm.batch import assemble
@@ -35,3 +36,14 @@ def test_assemble_against_a_table_by_hand() -> None:
     assert (ids.dtype, x.dtype) == (np.int32, np.float32)
     assert ids.tolist() == [[0, 5, 8, 11, 6, 15], [4, 5, 6, 6, 6, 14]]
     assert x.tolist() == [[1.0, -1.5, 0.5, 0.5, 0.0, 1.0], [1.0, 0.0, 1.0, 0.0, 0.0, 1.0]]
+
+
+@pytest.mark.parametrize(
+    ("weighting", "weights"), [("one", [1.0, 1.0]), ("mean", [0.5, 1.0]), ("sqrt", [0.5**0.5, 1.0])]
+)
+def test_values_of_a_list_are_weighted(weighting: str, weights: list[float]) -> None:
+    tags = field("tags", "multi_valued", 6, 0, length=3)
+    columns = {"tags": np.array([[2, 5, -1], [0, -1, -1]], dtype=np.int32)}
+    _, x = assemble(columns, [tags.model_copy(update={"weighting": weighting})])
+    two, one = weights
+    np.testing.assert_allclose(x, [[two, two, 0], [one, 0, 0]], rtol=1e-7)

@@ -18,7 +18,9 @@ def field_lists(draw: st.DrawFn) -> list[FieldSpec]:
         kind = draw(KINDS)
         cardinality = 1 if kind == "numeric" else draw(st.integers(2, 1000))
         length = draw(st.integers(1, 5)) if kind == "multi_valued" else 1
-        fields.append(field(f"f{number}", kind, cardinality, offset, length))
+        made = field(f"f{number}", kind, cardinality, offset, length)
+        weighting = draw(st.sampled_from(["one", "mean", "sqrt"]))
+        fields.append(made.model_copy(update={"weighting": weighting}))
         offset += cardinality
     return fields
 

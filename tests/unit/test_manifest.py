@@ -12,7 +12,7 @@ from tests.unit.test_batch import field
 def manifest() -> Manifest:
     split = SplitSpec(files=[], rows=0, positives=0)
     return Manifest(
-        schema_version=1,
+        schema_version=2,
         name="m",
         task="binary",
         keys=["k"],
@@ -21,7 +21,7 @@ def manifest() -> Manifest:
         num_features=3,
         splits={"train": split, "valid": split, "test": split},
         vocabulary_fingerprint="0" * 32,
-        source=SourceSpec(path="raw", rows=0),
+        source=SourceSpec(name="raw", rows=0),
         config_fingerprint="1",
         software={},
         created_at="2026-01-01T00:00:00+00:00",
@@ -46,11 +46,11 @@ def test_a_truncated_manifest_is_refused(tmp_path: Path) -> None:
         read_manifest(str(tmp_path))
 
 
-@pytest.mark.parametrize("change", [{"schema_version": 2}, {"schema_version": None}])
+@pytest.mark.parametrize("change", [{"schema_version": 1}, {"schema_version": None}])
 def test_another_schema_version_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
     data = json.loads(manifest().model_dump_json()) | change
     (tmp_path / "manifest.json").write_text(json.dumps(data))
-    with pytest.raises(DataError, match="this release reads 1"):
+    with pytest.raises(DataError, match="this release reads 2"):
         read_manifest(str(tmp_path))
 
 

@@ -1,0 +1,80 @@
+"""A training that begins from an earlier bundle: what both know is copied, value by value."""
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.dataset as ds
+import torch
+
+from conf import storage
+from conf.manifest import VOCABULARY, Manifest
+from nfm.bundle import Bundle
+from nfm.step import TrainStep
+
+Indices = npt.NDArray[np.int64]
+
+
+def warm_start(
+    step: TrainStep, manifest: Manifest, features: str, bundle: Bundle, bundle_path: str
+) -> int:
+    """Copy the embeddings of all values that the bundle knows, and its layers.
+
+    Values are matched field by field through both vocabularies. Fields that are encoded otherwise,
+    new values, and layers of another shape stay as they were initialised.
+
+    Args:
+        step: The model and its table, at step 0; as wide as the bundle's.
+        manifest: Of the features to train on.
+        features: Where they are.
+        bundle: To begin from.
+        bundle_path: Where it is.
+
+    Returns:
+        Rows of the whole table that were copied.
+    """
+    theirs, ours = shared_features(bundle.manifest, bundle_path, manifest, features)
+    table = step.table
+    mine = ours % table.shards == table.shard
+    rows = torch.from_numpy(ours[mine] // table.shards)
+    table.weight_RD[rows] = bundle.table_VD[torch.from_numpy(theirs[mine])].to(table.weight_RD)
+    before, now = bundle.model.state_dict(), step.model.state_dict()
+    if {name: tensor.shape for name, tensor in before.items()} == {
+        name: tensor.shape for name, tensor in now.items()
+    }:
+        step.model.load_state_dict(before)
+    return len(ours)
+
+
+def shared_features(
+    theirs: Manifest, their_path: str, ours: Manifest, our_path: str
+) -> tuple[Indices, Indices]:
+    """The global indices of the same features in two manifests: pairs, each feature once."""
+    before = {field.name: field for field in theirs.fields}
+    pairs = []
+    for field in ours.fields:
+        other = before.get(field.name)
+        if other is None or not field.encodes_like(other):
+            continue
+        has_vocabulary = field.kind in ("categorical", "multi_valued")
+        # Missing, unknown and, without a vocabulary, all others: they are in the same order.
+        plain = np.arange(field.first_known if has_vocabulary else field.cardinality)
+        pairs.append((other.offset + plain, field.offset + plain))
+        if has_vocabulary:
+            known = _ids(their_path, field.name, "theirs").join(
+                _ids(our_path, field.name, "ours"), "value", join_type="inner"
+            )
+            pairs.append(
+                (other.offset + known["theirs"].to_numpy(), field.offset + known["ours"].to_numpy())
+            )
+    if not pairs:
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    one, other_way = (np.concatenate(side).astype(np.int64) for side in zip(*pairs, strict=True))
+    return one, other_way
+
+
+def _ids(directory: str, field: str, name: str) -> pa.Table:
+    """Values of a field and their ids."""
+    fs, plain = storage.filesystem(f"{directory}/{VOCABULARY}")
+    files = ds.dataset(fs.glob(f"{plain}/*.parquet"), filesystem=fs)
+    table = files.to_table(columns=["value", "id"], filter=ds.field("field") == field)
+    return table.rename_columns(["value", name])

@@ -1,0 +1,101 @@
+"""A vocabulary that grows night by night, against a dictionary that does the same."""
+
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pyspark.sql import SparkSession
+
+from conf.errors import ConfigError, DataError
+from conf.schema import Config
+from feature_eng.build import build_features
+from feature_eng.vocabulary import read_vocabulary
+from tests.data import settings, write_raw
+
+MIN_COUNT, MAX_SIZE, OOV = 2, 20, 3
+
+
+def night(number: int) -> pa.Table:
+    """Words of a night; each night has new ones, and misses some of before."""
+    rng = random.Random(number)
+    words = [f"w{int(rng.paretovariate(0.7)) % 40 + 5 * number}" for _ in range(120)]
+    return pa.table(
+        {
+            "row": pa.array(range(120), pa.int64()),
+            "word": words,
+            "price": pa.array([rng.gauss(number, 1) for _ in words]),
+            "y": pa.array([int(i % 3 == 0) for i in range(120)], pa.int32()),
+            "s": [("train", "valid", "test")[max(0, i % 10 - 7)] for i in range(120)],
+            "ds": [f"2026-01-0{number}"] * 120,
+        }
+    )
+
+
+def config(root: Path, number: int, **word: Any) -> Config:
+    options = {"min_count": MIN_COUNT, "max_size": MAX_SIZE, "num_oov_buckets": OOV} | word
+    plain = settings(root) | {
+        "raw": {"path": f"{root}/raw-{number}"},
+        "keys": ["row"],
+        "label": {"column": "y"},
+        "fields": [
+            {"name": "word", "kind": "categorical"} | options,
+            {"name": "price", "kind": "numeric"},
+            {"name": "cost", "column": "price", "kind": "bucketised", "num_buckets": 4},
+        ],
+        "split": {"kind": "column", "column": "s"},
+        "features": {"path": f"{root}/features/v{number}", "row_group_rows": 50},
+    }
+    return Config.model_validate(plain)
+
+
+def test_ids_never_move(spark: SparkSession, tmp_path: Path) -> None:
+    expected: dict[str, dict[str, Any]] = {}
+    base, first = None, None
+    for number in (1, 2, 3):
+        table = night(number)
+        write_raw(tmp_path / f"raw-{number}", table)
+        run = config(tmp_path, number)
+        manifest = build_features(spark, run, overwrite=False, base=base)
+        train = [r["word"] for r in table.to_pylist() if r["s"] == "train"]
+        counts = Counter(train)
+        for entry in expected.values():
+            entry["count"] = 0
+        for word, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+            if word in expected:
+                expected[word] |= {"count": count, "last_seen": f"2026-01-0{number}"}
+            elif count >= MIN_COUNT and len(expected) < MAX_SIZE:
+                expected[word] = {
+                    "id": 1 + OOV + len(expected),
+                    "count": count,
+                    "first_seen": f"2026-01-0{number}",
+                    "last_seen": f"2026-01-0{number}",
+                }
+        rows = read_vocabulary(spark, run.features.path).collect()
+        found = {
+            row["value"]: {key: row[key] for key in ("id", "count", "first_seen", "last_seen")}
+            for row in rows
+        }
+        assert found == expected
+        word, price, cost = manifest.fields
+        assert word.cardinality == 1 + OOV + len(expected)
+        first = first or (price.shift, price.scale, cost.edges)
+        assert (price.shift, price.scale, cost.edges) == first  # what x means does not move either
+        base = run.features.path
+    assert any(entry["count"] == 0 for entry in expected.values())  # gone, and still known
+    assert len({entry["first_seen"] for entry in expected.values()}) > 1  # it did grow
+
+
+def test_a_base_of_other_fields_is_refused(spark: SparkSession, tmp_path: Path) -> None:
+    write_raw(tmp_path / "raw-1", night(1))
+    base = config(tmp_path, 1)
+    build_features(spark, base, overwrite=False)
+    write_raw(tmp_path / "raw-2", night(2))
+    changed = config(tmp_path, 2, num_oov_buckets=5)
+    with pytest.raises(ConfigError, match="'word': oov_buckets is 5, but 3 in the base"):
+        build_features(spark, changed, overwrite=False, base=base.features.path)
+    with pytest.raises(DataError, match="no manifest at"):
+        build_features(spark, config(tmp_path, 2), overwrite=False, base=f"{tmp_path}/no")
+    assert not (tmp_path / "features" / "v2").exists()

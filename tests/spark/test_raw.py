@@ -1,0 +1,119 @@
+"""Raw tables of every format, and days of them."""
+
+from pathlib import Path
+
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+
+from conf.errors import ConfigError, DataError
+from conf.schema import Config, RawConfig
+from feature_eng.build import build_features, canonical_rows
+from feature_eng.raw import KEYS, read_raw, rows_of_days
+from tests.data import settings
+
+
+@pytest.fixture
+def rows(spark: SparkSession) -> DataFrame:
+    return spark.range(300).selectExpr(
+        "concat('r', id) as row",  # a text, for csv makes another integer of a long
+        "id",
+        "concat('u', id % 17) as user",
+        "if(id % 5 = 0, null, id % 7) as n",
+        "concat_ws('|', id % 3, id % 4) as tags",
+        "cast(id % 2 as int) as y",
+        "date_add(date'2026-01-01', cast(id % 3 as int)) as ds",
+    )
+
+
+def config(root: Path, raw: RawConfig) -> Config:
+    plain = settings(root) | {
+        "raw": raw.model_dump(),
+        "keys": ["row"],
+        "label": {"column": "y"},
+        "fields": [
+            {"name": "user", "kind": "categorical"},
+            {"name": "n", "kind": "numeric"},
+            {"name": "tags", "kind": "multi_valued", "max_length": 2, "delimiter": "|"},
+        ],
+    }
+    return Config.model_validate(plain)
+
+
+def test_rows_are_the_same_from_every_format(
+    spark: SparkSession, rows: DataFrame, tmp_path: Path
+) -> None:
+    for kind in ("parquet", "json", "orc"):
+        rows.write.format(kind).save(f"{tmp_path}/{kind}")
+    rows.write.csv(f"{tmp_path}/csv", header=True)
+    rows.write.saveAsTable("raw_rows", path=f"{tmp_path}/table")
+    tables = {
+        kind: RawConfig(path=f"{tmp_path}/{kind}", format=kind)
+        for kind in ("parquet", "json", "orc", "csv")
+    }
+    options = {"header": "true", "inferSchema": "true"}
+    tables["csv"] = tables["csv"].model_copy(update={"options": options})
+    tables["table"] = RawConfig(table="raw_rows")
+    try:
+        found = {
+            kind: canonical_rows(read_raw(spark, raw), config(tmp_path, raw))
+            .orderBy(KEYS)
+            .collect()
+            for kind, raw in tables.items()
+        }
+    finally:
+        spark.sql("drop table if exists raw_rows")
+    assert len(found["parquet"]) == 300
+    for kind, canonical in found.items():
+        assert canonical == found["parquet"], kind
+
+
+def test_days_are_picked_from_partitions_and_from_columns(
+    spark: SparkSession, rows: DataFrame, tmp_path: Path
+) -> None:
+    rows.write.partitionBy("ds").parquet(f"{tmp_path}/parts")
+    rows.selectExpr("id", "string(ds) as day").write.parquet(f"{tmp_path}/plain")
+    days = {
+        ("2026-01-02", "2026-01-02"): {1},
+        ("2026-01-02", None): {1, 2},
+        (None, "2026-01-02"): {0, 1},
+        (None, None): {0, 1, 2},
+        ("2027-01-01", None): set(),
+    }
+    for raw in (
+        RawConfig(path=f"{tmp_path}/parts"),
+        RawConfig(path=f"{tmp_path}/plain", ds_column="day"),
+    ):
+        every = read_raw(spark, raw)
+        for (first, last), expected in days.items():
+            found = rows_of_days(every, raw, first, last).collect()
+            assert {row["id"] % 3 for row in found} == expected
+
+
+def test_only_the_files_of_the_days_asked_for_are_read(
+    spark: SparkSession, rows: DataFrame, tmp_path: Path
+) -> None:
+    rows.write.partitionBy("ds").parquet(f"{tmp_path}/parts")
+    for damaged in (tmp_path / "parts" / "ds=2026-01-03").glob("*.parquet"):
+        damaged.write_bytes(b"not parquet")
+    raw = RawConfig(path=f"{tmp_path}/parts")
+    assert rows_of_days(read_raw(spark, raw), raw, None, "2026-01-02").count() == 200
+
+
+def test_a_build_of_some_days_says_so(spark: SparkSession, rows: DataFrame, tmp_path: Path) -> None:
+    rows.write.partitionBy("ds").parquet(f"{tmp_path}/parts")
+    run = config(tmp_path, RawConfig(path=f"{tmp_path}/parts"))
+    days = {"ds_from": "2026-01-02", "ds_to": "2026-01-03"}
+    source = build_features(spark, run, overwrite=False, **days).source
+    assert source.model_dump() == {"name": f"{tmp_path}/parts", "rows": 200} | days
+    with pytest.raises(DataError, match="is empty"):
+        build_features(spark, run, overwrite=True, ds_from="2027-01-01")
+
+
+def test_a_table_that_is_not_there_is_named(spark: SparkSession) -> None:
+    with pytest.raises(ConfigError, match="raw table 'table nowhere' does not exist"):
+        read_raw(spark, RawConfig(table="nowhere"))
+
+
+def test_a_format_that_spark_does_not_know_is_named(spark: SparkSession, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"cannot be read: .*nonsense"):
+        read_raw(spark, RawConfig(path=str(tmp_path), format="nonsense"))
