@@ -38,14 +38,11 @@ def fit_vocabulary(
         in byte order. A row counts once for each value it holds. Counts are of these rows; days
         are those of these rows and of the base.
     """
-    session = rows.sparkSession
     options = {field.name: field for field in fields if isinstance(field, VocabularyOptions)}
     if not options:
-        return session.createDataFrame([], _SCHEMA)
+        return rows.sparkSession.createDataFrame([], _SCHEMA)
     counts = _count_values(rows, list(options.values()))
-    if base is None:
-        base = session.createDataFrame([], _SCHEMA)
-    sizes = vocabulary_sizes(base)
+    sizes = vocabulary_sizes(base) if base else {}
     limits = {}
     for name, of in options.items():
         taken = sizes.get(name, 0)
@@ -56,13 +53,16 @@ def fit_vocabulary(
         )
     order = Window.partitionBy("field").orderBy(F.desc("count"), "value")
     new = (
-        counts.join(base, ["field", "value"], "left_anti")
+        (counts.join(base, ["field", "value"], "left_anti") if base else counts)
         .withColumn("of", _by_name(F.col("field"), limits))
         .where(F.col("count") >= F.col("of.min_count"))
         .withColumn("rank", F.row_number().over(order))
         .where(F.col("rank") <= F.col("of.room"))
         .withColumn("id", F.col("rank") + F.col("of.last"))
+        .select(_COLUMNS)
     )
+    if not base:
+        return new
     known = (
         base.where(F.col("field").isin(*options))
         .join(counts.alias("now"), ["field", "value"], "left")
@@ -73,7 +73,7 @@ def fit_vocabulary(
             F.greatest(base["last_seen"], "now.last_seen").alias("last_seen"),
         )
     )
-    return new.select(_COLUMNS).unionByName(known.select(_COLUMNS))
+    return new.unionByName(known)
 
 
 def _count_values(rows: DataFrame, fields: Sequence[FieldConfig]) -> DataFrame:

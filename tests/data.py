@@ -81,7 +81,10 @@ def settings(root: Path) -> dict[str, Any]:
         },
         "evaluate": {"path": f"{root}/reports", "split": "test"},
         "score": {"raw": {"path": f"{root}/tonight"}, "path": f"{root}/scores"},
-        "spark": {"master": "local[2]", "conf": {"spark.ui.enabled": "false"}},
+        "spark": {
+            "master": "local[2]",
+            "conf": {"spark.ui.enabled": "false", "spark.sql.shuffle.partitions": "2"},
+        },
     }
 
 
