@@ -17,7 +17,7 @@ from feature_eng.base import Base
 from feature_eng.profile import Profile
 from feature_eng.raw import quoted
 
-# The Spark function that takes each part out of a date or a timestamp.
+# Parts of a date whose Spark function has another name.
 _PARTS = {"week": "weekofyear", "day_of_year": "dayofyear"}
 
 
