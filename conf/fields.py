@@ -8,11 +8,12 @@ from pydantic import AfterValidator, Field, model_validator
 
 from conf.section import NAME, Positive, Section, Seed
 
-LABEL = "label"
+# Columns of the features that are no fields.
+LABEL, WEIGHT = "label", "sample_weight"
 
 
 def _not_reserved(name: str) -> str:
-    if name.lower() == LABEL or keyword.iskeyword(name):
+    if name.lower() in (LABEL, WEIGHT) or keyword.iskeyword(name):
         raise ValueError(f"'{name}' is reserved; choose another field name")
     return name
 

@@ -108,6 +108,9 @@ class Manifest(Section):
     task: Literal["binary", "regression"]
     keys: list[str]
     label: LabelConfig
+    weight: str | None = Field(
+        None, description="Raw column of sample_weight; none where every row weighs 1."
+    )
     fields: list[FieldSpec]
     num_features: int = Field(ge=1, description="Size of the one-hot space.")
     splits: dict[str, SplitSpec]

@@ -291,6 +291,11 @@ class Config(Section):
         description="Raw columns that name a row; the scores carry them."
     )
     label: LabelConfig = Field(description="What the model predicts.")
+    weight: str | None = Field(
+        None,
+        description="Raw column with the weight of a row in the loss; a finite number of at least "
+        "0. Metrics count every row once.",
+    )
     fields: Annotated[list[FieldConfig], Field(min_length=1)] = Field(
         description="What the model sees."
     )

@@ -35,6 +35,7 @@ from feature_eng.raw import (
     label_column,
     read_raw,
     rows_of_days,
+    weight_column,
 )
 from feature_eng.split import split_column
 from feature_eng.vocabulary import (
@@ -50,7 +51,7 @@ logger = logging.getLogger(__name__)
 
 
 def canonical_rows(raw: DataFrame, config: Config) -> DataFrame:
-    """Label, fields, keys, split and day of every raw row, in canonical types.
+    """Label, weight, fields, keys, split and day of every raw row, in canonical types.
 
     Raises:
         DataError: A configured column is missing or of the wrong type.
@@ -59,6 +60,7 @@ def canonical_rows(raw: DataFrame, config: Config) -> DataFrame:
     columns = [field_column(raw, spec) for spec in unfitted_specs(config.fields)]
     return raw.select(
         label_column(raw, config.label),
+        *([weight_column(raw, config.weight)] if config.weight else []),
         *columns,
         keys,
         split_column(raw, keys, config.split),
@@ -165,6 +167,7 @@ def _manifest(
         task=config.task,
         keys=config.keys,
         label=config.label,
+        weight=config.weight,
         fields=fields,
         num_features=sum(field.cardinality for field in fields),
         splits=splits,

@@ -1,4 +1,4 @@
-"""One aggregate pass over the canonical rows: the gates on the label and the fitted statistics."""
+"""One aggregate pass over the canonical rows: gates on label and weight, fitted statistics."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from conf.errors import DataError
-from conf.fields import LABEL, BucketisedField, MultiValuedField, NumericField
+from conf.fields import LABEL, WEIGHT, BucketisedField, MultiValuedField, NumericField
 from conf.schema import SPLITS, Config
 from feature_eng.encode import transformed
 from feature_eng.raw import SPLIT
@@ -40,8 +40,8 @@ def profile_rows(rows: DataFrame, config: Config) -> Profile:
     """Count, check and fit in one pass; everything fitted sees the training rows only.
 
     Raises:
-        DataError: No rows, an empty split, or a label that is null, constant or not 0/1 where it
-            must be.
+        DataError: No rows, an empty split, a label that is null, constant or not 0/1 where it
+            must be, or a weight that is null, negative or always 0.
     """
     in_train = F.col(SPLIT) == "train"
     label = F.col(LABEL)
@@ -53,6 +53,11 @@ def profile_rows(rows: DataFrame, config: Config) -> Profile:
         "label_min": F.min(F.when(in_train, label)),
         "label_max": F.max(F.when(in_train, label)),
     }
+    if config.weight:
+        weight = F.col(WEIGHT)
+        wanted["null_weight"] = F.count_if(weight.isNull())
+        wanted["negative_weight"] = F.count_if(weight < 0)
+        wanted["weight_max"] = F.max(F.when(in_train, weight))
     for split in SPLITS:
         wanted[f"rows:{split}"] = F.count_if(F.col(SPLIT) == split)
         wanted[f"positives:{split}"] = F.sum(F.when(F.col(SPLIT) == split, label))
@@ -161,6 +166,8 @@ def _check(result: dict[str, Any], config: Config) -> None:
         raise DataError(
             f"split '{empty[0]}' has no rows of {result['rows']}; change the shares or cuts"
         )
+    if config.weight:
+        _check_weight(result, config.weight)
     if config.task == "binary":
         for split in SPLITS:
             if result[f"positives:{split}"] in (0, result[f"rows:{split}"]):
@@ -173,4 +180,21 @@ def _check(result: dict[str, Any], config: Config) -> None:
         raise DataError(
             f"label '{column}' is {result['label_min']:g} in every training row: nothing can be "
             f"learnt; check the column"
+        )
+
+
+def _check_weight(result: dict[str, Any], column: str) -> None:
+    if result["null_weight"]:
+        raise DataError(
+            f"weight '{column}' is null (or not finite) in {result['null_weight']} of "
+            f"{result['rows']} rows; drop those rows or fill them"
+        )
+    if result["negative_weight"]:
+        raise DataError(
+            f"weight '{column}' is negative in {result['negative_weight']} of {result['rows']} "
+            f"rows, 0 or more was expected; drop those rows or mend them"
+        )
+    if result["weight_max"] == 0:
+        raise DataError(
+            f"weight '{column}' is 0 in every training row: nothing can be learnt; check the column"
         )

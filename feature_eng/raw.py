@@ -1,8 +1,9 @@
 """The raw table, read once and brought to canonical columns.
 
 Canonical columns: one per field under the field's name (string, array<string> or double),
-``label`` (double, when a label is asked for), ``_keys`` (a struct of the key columns) and
-``_split`` and ``_day`` (when features are built). The underscore keeps them apart from fields.
+``label`` (double, when a label is asked for), ``sample_weight`` (float, when a weight is),
+``_keys`` (a struct of the key columns) and ``_split`` and ``_day`` (when features are built). The
+underscore keeps them apart from fields.
 """
 
 from collections.abc import Iterable
@@ -15,7 +16,7 @@ from pyspark.sql import types as T
 
 from conf import storage
 from conf.errors import ConfigError, DataError
-from conf.fields import LABEL
+from conf.fields import LABEL, WEIGHT
 from conf.manifest import FieldSpec
 from conf.schema import LabelConfig, RawConfig
 
@@ -123,6 +124,19 @@ def label_column(raw: DataFrame, label: LabelConfig) -> Column:
     if label.threshold is not None:
         value = (value >= label.threshold).cast("double")
     return value.alias(LABEL)
+
+
+def weight_column(raw: DataFrame, column: str) -> Column:
+    """The weight of a row as the float that is written; what a float cannot hold becomes null.
+
+    Raises:
+        DataError: The column is missing or no number.
+    """
+    value = named_column(raw, column, "weight")
+    found = raw.select(value).schema[0].dataType
+    if not isinstance(found, T.NumericType):
+        raise DataError(f"weight '{column}' is {found.simpleString()}, expected a number")
+    return _finite(value.cast("float")).alias(WEIGHT)
 
 
 def key_columns(raw: DataFrame, keys: Iterable[str]) -> Column:

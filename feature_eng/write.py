@@ -24,7 +24,7 @@ def write_splits(encoded: DataFrame, directory: str, *, num_files: int, seed: in
     from; rows that share their keys are told apart by the rest.
 
     Args:
-        encoded: Encoded fields, label, ``_keys`` and ``_split``.
+        encoded: Encoded fields, label, weight if any, ``_keys`` and ``_split``.
         directory: Where to write; must be empty.
         num_files: Files of each split.
         seed: Of the hash that shuffles.

@@ -57,6 +57,7 @@ def plan(config: Config, options: argparse.Namespace) -> list[str]:
     return [
         f"build_features: {config.raw.name} ({len(raw.columns)} columns) -> {config.features.path}",
         f"label: {config.label.column} ({config.task}), split: {config.split.kind}",
+        *([f"weight: {config.weight}"] if config.weight else []),
         "rows: " + ", ".join(f"{split} {profile.rows[split]:,}" for split in SPLITS),
         f"{len(kinds)} fields:",
         *kinds,

@@ -100,10 +100,12 @@ def _manifest(config: Config) -> Manifest:
     manifest = read_manifest(config.features.path)
     wanted = [_description(spec) for spec in unfitted_specs(config.fields)]
     found = [_description(spec) for spec in manifest.fields]
-    if (config.task, config.label, wanted) != (manifest.task, manifest.label, found):
+    ours = config.task, config.label, config.weight, wanted
+    if ours != (manifest.task, manifest.label, manifest.weight, found):
         raise ConfigError(
-            f"the task, label or fields of the config are not those that '{config.features.path}' "
-            f"was built with; build the features again, or train with their config.yaml"
+            f"the task, label, weight or fields of the config are not those that "
+            f"'{config.features.path}' was built with; build the features again, or train with "
+            f"their config.yaml"
         )
     return manifest
 

@@ -58,6 +58,7 @@ class Batch:
         ids_BS: Global one-hot indices, int32.
         x_BS: Values of those features; 0 where a slot is empty.
         label_B: Targets.
+        weight_B: Weights of the rows in the loss; None where each is 1.
         files_of: Tells which file each row came from, as paths [B]; for error messages.
         owners: Workers that the table's rows are dealt out to.
     """
@@ -65,6 +66,7 @@ class Batch:
     ids_BS: torch.Tensor
     x_BS: torch.Tensor
     label_B: torch.Tensor
+    weight_B: torch.Tensor | None = None
     files_of: Callable[[], list[str]] | None = None
     owners: int = 1
 
@@ -89,7 +91,11 @@ class Batch:
             return tensor.pin_memory().to(device, non_blocking=True)
 
         moved = replace(
-            self, ids_BS=move(self.ids_BS), x_BS=move(self.x_BS), label_B=move(self.label_B)
+            self,
+            ids_BS=move(self.ids_BS),
+            x_BS=move(self.x_BS),
+            label_B=move(self.label_B),
+            weight_B=None if self.weight_B is None else move(self.weight_B),
         )
         groups = self.groups
         moved.__dict__["groups"] = Groups(

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from conf.fields import WEIGHT
 from nfm.batch import Batch, IntArray
 from nfm.layout import Layout
 
@@ -77,6 +78,7 @@ class _Draft:
         self._ids_BS = np.empty((rows, layout.slots), np.int32)
         self._x_BS = np.empty((rows, layout.slots), np.float32)
         self._label_B = np.empty(rows, np.float32)
+        self._weight_B = np.empty(rows, np.float32) if WEIGHT in layout.loss_columns else None
         self._origins: list[_Origin] = []
         self.room = rows
 
@@ -86,7 +88,12 @@ class _Draft:
         start = len(self._label_B) - self.room
         here = slice(start, start + len(rows))
         self._layout.unpack(
-            packed.rows_RS, rows, self._ids_BS[here], self._x_BS[here], self._label_B[here]
+            packed.rows_RS,
+            rows,
+            self._ids_BS[here],
+            self._x_BS[here],
+            self._label_B[here],
+            None if self._weight_B is None else self._weight_B[here],
         )
         self._origins.append((packed.files, packed.ends, rows))
         self.room -= len(rows)
@@ -97,6 +104,7 @@ class _Draft:
             torch.from_numpy(self._ids_BS),
             torch.from_numpy(self._x_BS),
             torch.from_numpy(self._label_B),
+            None if self._weight_B is None else torch.from_numpy(self._weight_B),
             partial(_files_of, self._origins),
             owners,
         )

@@ -39,16 +39,16 @@ def _heaviest(batch: Batch, rows: Rows, fields: Sequence[FieldSpec]) -> tuple[fl
     """Of this worker's rows: the weight, and what it belongs to."""
     if not len(batch):
         return -1.0, ""
-    label_B = _weight(batch.label_B)
     v_BS = rows.weight_XD[rows.index_BS].abs().amax(dim=-1)
     xv_BS = torch.where(batch.x_BS != 0, _weight(batch.x_BS * v_BS), 0.0)
     row, slot = divmod(int(xv_BS.argmax()), xv_BS.shape[1])
     field = [field.name for field in fields for _ in range(field.length)][slot]
     weight, x, v = (float(matrix[row, slot]) for matrix in (xv_BS, batch.x_BS, v_BS))
     text = f"field '{field}' with x = {x:g} and |v| up to {v:g}"
-    if float(label_B.max()) > weight:
-        row = int(label_B.argmax())
-        weight, text = float(label_B[row]), f"the label {float(batch.label_B[row]):g}"
+    for what, values_B in (("label", batch.label_B), ("sample weight", batch.weight_B)):
+        if values_B is not None and float(_weight(values_B).max()) > weight:
+            row = int(_weight(values_B).argmax())
+            weight, text = float(_weight(values_B)[row]), f"the {what} {float(values_B[row]):g}"
     return weight, f"{text}, in {batch.files_of()[row]}" if batch.files_of else text
 
 

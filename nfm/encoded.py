@@ -7,30 +7,32 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from conf.errors import DataError, PipelineError, RunError
-from conf.fields import LABEL
 from conf.manifest import PADDING, FieldSpec
 from nfm.batch import Columns, IntArray
 
 REBUILD = "build the features again (jobs.build_features --overwrite)"
 
 
-def columns_of(table: pa.Table, fields: Mapping[str, FieldSpec], path: str) -> Columns:
+def columns_of(
+    table: pa.Table, fields: Mapping[str, FieldSpec], loss_columns: Sequence[str], path: str
+) -> Columns:
     """The columns of an encoded row group, without a copy where there need be none.
 
     Args:
         table: The row group.
         fields: The manifest's fields, by name.
+        loss_columns: The label, and the weight if it is wanted.
         path: Its file, for messages.
 
     Returns:
-        Per field, and for the label: int32 [n], float32 [n] (numeric, label) or int32 [n, length]
-        (multi-valued).
+        Per field and loss column: int32 [n], float32 [n] (numeric, label, weight) or int32
+        [n, length] (multi-valued).
 
     Raises:
         DataError: A column is missing, of another type, or holds nulls, ids that the field does not
             have, or lists of another length.
     """
-    columns = {LABEL: _column(table, LABEL, pa.float32(), path).to_numpy()}
+    columns = {name: _column(table, name, pa.float32(), path).to_numpy() for name in loss_columns}
     for name, field in fields.items():
         if field.kind == "numeric":
             columns[name] = _column(table, name, pa.float32(), path).to_numpy()

@@ -1,9 +1,9 @@
 """Encoded rows, packed one after the other, and batches out of any of them.
 
 A block of rows waits here to be read in a random order. A packed row holds the local ids, numbers
-(by their bits) and label side by side, 4 bytes each, so that fetching one costs two or three cache
-lines, whatever the number of fields; offsets and the values x are added only on the way into a
-batch. Both loops run outside the interpreter's lock, on one thread.
+(by their bits), label and, where rows have one, weight side by side, 4 bytes each, so that fetching
+one costs two or three cache lines, whatever the number of fields; offsets and the values x are
+added only on the way into a batch. Both loops run outside the interpreter's lock, on one thread.
 
 Shapes: R = packed rows, B = rows of a batch, S = slots (see ``nfm.batch``).
 """
@@ -17,7 +17,7 @@ import torch
 from numba import carray, njit, types  # type: ignore[attr-defined]
 from numba.extending import intrinsic
 
-from conf.fields import LABEL
+from conf.fields import LABEL, WEIGHT
 from conf.manifest import FieldSpec
 from nfm import memory
 from nfm.batch import FloatArray, IntArray, list_weights, num_slots
@@ -34,16 +34,25 @@ class Layout:
 
     Args:
         fields: The manifest's fields, in their order.
+        weighted: Whether rows have weights.
+
+    Attributes:
+        slots: S.
+        fields: The fields by name.
+        loss_columns: What the loss takes of a row beside them: the label, and the weight.
     """
 
-    def __init__(self, fields: Sequence[FieldSpec]) -> None:
+    def __init__(self, fields: Sequence[FieldSpec], *, weighted: bool = False) -> None:
         self.slots = num_slots(fields)
         self.fields = {field.name: field for field in fields}
+        self.loss_columns = [LABEL, WEIGHT] if weighted else [LABEL]
         starts = np.cumsum([0, *(field.length for field in fields)])
         self._start = dict(zip(self.fields, starts.tolist(), strict=False))
         self._lists = [field for field in fields if field.kind == "multi_valued"]
-        self._singles = [field.name for field in fields if field.kind != "multi_valued"] + [LABEL]
-        self._single_slots = np.array([*(self._start[n] for n in self._singles[:-1]), self.slots])
+        singles = [field.name for field in fields if field.kind != "multi_valued"]
+        self._singles = singles + self.loss_columns
+        behind = range(self.slots, self.slots + len(self.loss_columns))
+        self._single_slots = np.array([*(self._start[name] for name in singles), *behind])
         # ids = (packed & id_mask) + offset; x's bits = (packed & x_mask) | x_bits.
         numeric_S = np.repeat([f.kind == "numeric" for f in fields], [f.length for f in fields])
         self._id_mask_S = np.where(numeric_S, 0, -1).astype(np.int32)
@@ -60,16 +69,17 @@ class Layout:
             weights[: field.length + 1] = list_weights(field)
 
     def room(self, rows: int) -> IntArray:
-        """Room for packed rows: int32 [rows, S + 1]."""
-        room: IntArray = memory.zeros((rows, self.slots + 1), torch.int32).numpy()
+        """Room for packed rows: int32 [rows, S + 1], or S + 2 with weights."""
+        width = self.slots + len(self.loss_columns)
+        room: IntArray = memory.zeros((rows, width), torch.int32).numpy()
         return room
 
     def pack(self, columns: Mapping[str, Array], packed_RS: IntArray) -> None:
         """Write encoded columns into packed rows.
 
         Args:
-            columns: Per field and for the label: int32 [R], float32 [R] (numeric, label) or int32
-                [R, length] (multi-valued).
+            columns: Per field and loss column: int32 [R], float32 [R] (numeric, label, weight) or
+                int32 [R, length] (multi-valued).
             packed_RS: Room for as many rows.
         """
         singles = [np.ascontiguousarray(columns[name]) for name in self._singles]
@@ -89,6 +99,7 @@ class Layout:
         ids_BS: IntArray,
         x_BS: FloatArray,
         label_B: FloatArray,
+        weight_B: FloatArray | None = None,
     ) -> None:
         """Write some of the packed rows, in any order, into a batch (see ``nfm.batch.assemble``).
 
@@ -98,6 +109,7 @@ class Layout:
             ids_BS: Receives the global ids.
             x_BS: Receives the values.
             label_B: Receives the targets.
+            weight_B: Receives the weights, where rows have them.
         """
         _unpack(
             packed_RS,
@@ -112,6 +124,7 @@ class Layout:
             x_BS,
             x_BS.view(np.int32),
             label_B.view(np.int32),
+            None if weight_B is None else weight_B.view(np.int32),
         )
 
 
@@ -155,8 +168,12 @@ def _unpack(
     x_BS: Array,
     x_as_bits_BS: Array,
     label_bits_B: Array,
+    weight_bits_B: Array | None,
 ) -> None:
-    """See ``Layout.unpack``; ``x_as_bits_BS`` is ``x_BS`` by its bits."""
+    """See ``Layout.unpack``; ``x_as_bits_BS`` is ``x_BS`` by its bits.
+
+    Compiled once for rows with weights and once for rows without, which pay nothing for them.
+    """
     slots = ids_BS.shape[1]
     for b in range(len(order_B)):
         if b + _AHEAD < len(order_B):
@@ -177,3 +194,5 @@ def _unpack(
                     ids_BS[b, s] = offset_S[s]
                     x_BS[b, s] = 0
         label_bits_B[b] = row[slots]
+        if weight_bits_B is not None:
+            weight_bits_B[b] = row[slots + 1]

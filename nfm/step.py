@@ -1,9 +1,12 @@
 """The distributed training step: N workers compute what one would on all their rows.
 
 The objective of a step is the mean over all workers' rows of
-``loss(y, y_hat) + sum over the row's features of (l2/2 * v^2 + l1 * |v|)``,
-and the penalty of the dense weights. A worker differentiates the sum over its own rows divided by
-the number of all rows, so that the gradients of the workers simply add up.
+``weight * loss(y, y_hat) + sum over the row's features of (l2/2 * v^2 + l1 * |v|)``,
+and the penalty of the dense weights. The mean divides by the number of rows, not by the sum of
+their weights: a row of weight 2 pulls as two rows do, whatever others weigh, and one of weight 0
+leaves only its penalties and its part in batch norm's statistics. A worker differentiates the sum
+over its own rows divided by the number of all rows, so that the gradients of the workers simply add
+up.
 
 Shapes: B = rows of this worker, S = slots, U = distinct ids, D = K + 1.
 """
@@ -36,7 +39,7 @@ class Outcome:
     """What all workers know alike after a step.
 
     Attributes:
-        loss: Summed loss of all workers' rows, penalties apart.
+        loss: Summed loss of all workers' rows, by their weights, penalties apart.
         finite: Whether loss and gradients were; if not, nothing was changed.
         stop: Whether some worker was asked to stop.
     """
@@ -92,7 +95,10 @@ class TrainStep:
         linear_B, pooled_BK = self.lookup.forward(rows, batch)
         _copy(self.buffers, self.buffers_before)
         logits_B = self._logits(linear_B, pooled_BK)
-        loss = row_losses(self.task, logits_B, batch.label_B.to(logits_B.dtype)).sum()
+        loss_B = row_losses(self.task, logits_B, batch.label_B.to(logits_B.dtype))
+        if batch.weight_B is not None:
+            loss_B = loss_B * batch.weight_B.to(loss_B.dtype)
+        loss = loss_B.sum()
         self.dense.zero_gradients()
         (loss / all_rows).backward()
         assert linear_B.grad is not None

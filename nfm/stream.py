@@ -24,7 +24,6 @@ from pyarrow import filesystem as legacy
 
 from conf import storage
 from conf.errors import DataError
-from conf.fields import LABEL
 from conf.manifest import FieldSpec
 from nfm.ahead import run_ahead
 from nfm.batch import Batch, IntArray
@@ -52,6 +51,7 @@ def stream_batches(
     fields: Sequence[FieldSpec],
     *,
     batch_rows: int,
+    weighted: bool = False,
     group_for: int | None = None,
     cache: FileCache | None = None,
 ) -> Generator[Batch, None, None]:
@@ -64,6 +64,7 @@ def stream_batches(
         paths: All files of the split, each of one row group; blocks hold indices into them.
         fields: The manifest's fields.
         batch_rows: Rows of every batch but the last.
+        weighted: Whether to read the weights of the rows, which only a training needs.
         group_for: Find the distinct ids of each batch ahead of its use, for a table whose rows are
             dealt out to so many workers; None leaves that to whoever needs them.
         cache: Where copies of the files are kept.
@@ -75,7 +76,7 @@ def stream_batches(
         DataError: A file is missing or damaged, or holds other columns or rows than planned.
         RunError: A store could not be read.
     """
-    layout = Layout(fields)
+    layout = Layout(fields, weighted=weighted)
     packed = run_ahead(_packed_blocks(blocks, paths, layout, cache), 1, "stream-blocks")
     rows = sum(block.rows_left for block in blocks)
     batches = cut_batches(packed, layout, batch_rows=batch_rows, rows=rows, group_for=group_for)
@@ -102,7 +103,7 @@ def _pack(
     for table in tables:
         start, end = ends[-1], ends[-1] + len(table)
         if len(ends) <= len(files) and end <= block.rows:
-            columns = columns_of(table, layout.fields, files[len(ends) - 1])
+            columns = columns_of(table, layout.fields, layout.loss_columns, files[len(ends) - 1])
             layout.pack(columns, rows_RS[start:end])
         ends.append(end)
     if len(ends) - 1 != len(files) or ends[-1] != block.rows:
@@ -136,7 +137,7 @@ def _read(files: "_BlockFiles", layout: Layout) -> Generator[pa.Table, None, Non
     try:
         reader = make_batch_reader(
             files.urls,
-            schema_fields=[f"^({'|'.join([*layout.fields, LABEL])})$"],
+            schema_fields=[f"^({'|'.join([*layout.fields, *layout.loss_columns])})$"],
             reader_pool_type="thread",
             workers_count=1,
             shuffle_row_groups=False,

@@ -158,6 +158,7 @@ class Trainer:
             self._paths(split),
             self.manifest.fields,
             batch_rows=plan.batch_rows[rank],
+            weighted=self.manifest.weight is not None,
             group_for=self.step.table.shards,
             cache=self.cache,
         )
@@ -207,7 +208,7 @@ class Trainer:
         logger.warning("%s; left out, %d of %d", what, at.skipped, allowed)
 
     def _validate(self) -> dict[str, float]:
-        """Metrics over all workers' validation rows, computed alike on every worker."""
+        """Metrics over all workers' validation rows, each counted once; alike on every worker."""
         split, rank = self.manifest.splits["valid"], self.workers.rank
         plan = self._plan(split, None)
         batches = stream_batches(
