@@ -1,6 +1,6 @@
 """Steps that any number of workers must take alike."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -26,7 +26,11 @@ class Case:
     rows: tuple[tuple[int, ...], ...]
 
 
-_PENALTIES = ("train.l1={embedding: 1e-3}", "train.l2={embedding: 1e-2, linear: 1e-2, dense: 1e-2}")
+_PENALTIES = (
+    "train.l1={embedding: 1e-3}",
+    "train.l2={embedding: 1e-2, linear: 1e-2, dense: 1e-2}",
+    "weight=importance",
+)
 _EVEN = ((16, 16, 16, 16),) * 4
 _UNEVEN = ((16, 9, 4, 20), (3, 16, 8, 1), (16, 1, 5, 16), (7, 7, 7, 7))
 _ONE_EMPTY = ((16, 16, 16, 16), (16, 0, 9, 0), (0, 5, 0, 0), (1, 0, 0, 0))
@@ -69,7 +73,9 @@ def run_case(case: Case, workers: Collectives, world_size: int, root: Path) -> t
     losses = []
     for rows in case.rows:
         batches = [_batch(count, generator) for count in rows[:world_size]]
-        mine = batches[workers.rank] if workers.size > 1 else _joined(batches)
+        if config.weight:
+            batches = [replace(batch, weight_B=_weights(batch, generator)) for batch in batches]
+        mine = batches[workers.rank] if workers.size > 1 else joined(batches)
         losses.append(step(mine, sum(rows[:world_size])).loss)
     writer.write(step, Position(step=len(losses)))
     writer.wait()
@@ -96,9 +102,16 @@ def _batch(rows: int, generator: torch.Generator) -> Batch:
     return Batch(ids, x, torch.randint(2, (rows,), generator=generator).float())
 
 
-def _joined(batches: list[Batch]) -> Batch:
+def _weights(batch: Batch, generator: torch.Generator) -> torch.Tensor:
+    return 3 * torch.rand(len(batch), generator=generator)
+
+
+def joined(batches: list[Batch]) -> Batch:
+    """The rows of several workers as those of one."""
+    weights = [batch.weight_B for batch in batches if batch.weight_B is not None]
     return Batch(
         torch.cat([batch.ids_BS for batch in batches]),
         torch.cat([batch.x_BS for batch in batches]),
         torch.cat([batch.label_B for batch in batches]),
+        torch.cat(weights) if weights else None,
     )

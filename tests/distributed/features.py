@@ -38,6 +38,7 @@ def write_features(config: Config, files: Sequence[int], valid_files: Sequence[i
         task=config.task,
         keys=config.keys,
         label=config.label,
+        weight=config.weight,
         fields=fields,
         num_features=offset,
         splits=splits,
@@ -76,6 +77,8 @@ def _write_split(
         label = np.where(rng.random(rows) < 0.8, parity, 1 - parity).astype(np.float32)
         positives += int(label.sum())
         columns["label"] = pa.array(label)
+        if config.weight:
+            columns["sample_weight"] = pa.array(rng.uniform(0, 3, rows).astype(np.float32))
         pq.write_table(pa.table(columns), directory / f"part-{number}.parquet")
         written.append(FileSpec(path=f"{split}/part-{number}.parquet", rows=rows))
     return SplitSpec(files=written, rows=sum(files), positives=positives)

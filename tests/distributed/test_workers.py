@@ -14,7 +14,6 @@ import yaml
 from conf.loader import load_config
 from conf.manifest import Manifest, read_manifest
 from conf.schema import Config
-from nfm.batch import Batch
 from nfm.checkpoint import Position, list_checkpoints, read_position, restore
 from nfm.checkpoint_writer import CheckpointWriter
 from nfm.collectives import Alone
@@ -29,6 +28,7 @@ from tests.distributed.cases import (
     STOP_AFTER,
     WORLDS,
     everything,
+    joined,
     run_case,
 )
 from tests.distributed.features import write_features
@@ -56,7 +56,7 @@ FILES = {
 }
 
 
-def configure(directory: Path, features: Path, placement: str) -> Config:
+def configure(directory: Path, features: Path, placement: str, *more: str) -> Config:
     """Put a configuration into a directory of its own."""
     directory.mkdir(parents=True)
     config = make_config(
@@ -66,6 +66,7 @@ def configure(directory: Path, features: Path, placement: str) -> Config:
         "train.epochs=2",
         f"train.placement={placement}",
         f"features.path={features}",
+        *more,
     )
     (directory / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
     return config
@@ -78,12 +79,13 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for world_size in WORLDS:
         directory = root / str(world_size)
         features = directory / "features"
+        weight = () if world_size == 3 else ("weight=importance",)
         for placement in PLACEMENTS:
-            config = configure(directory / f"fit-{placement}", features, placement)
+            config = configure(directory / f"fit-{placement}", features, placement, *weight)
         write_features(config, *FILES[world_size])
         for placement in PLACEMENTS:
             if world_size == 2:
-                configure(directory / f"stop-{placement}", features, placement)
+                configure(directory / f"stop-{placement}", features, placement, *weight)
             elif world_size == 3:
                 shutil.copytree(root / "2" / f"stop-{placement}", directory / f"fit-on-{placement}")
         run_workers(world_size, "tests.distributed.worker", directory)
@@ -123,7 +125,9 @@ def take_epoch_alone(
     )
     paths = [f"{config.features.path}/{file.path}" for file in train.files]
     streams = [
-        stream_batches(blocks, paths, manifest.fields, batch_rows=rows)
+        stream_batches(
+            blocks, paths, manifest.fields, batch_rows=rows, weighted=manifest.weight is not None
+        )
         for blocks, rows in zip(plan.blocks, plan.batch_rows, strict=True)
     ]
     for number in range(plan.steps):
@@ -202,11 +206,3 @@ def test_a_stopped_training_goes_on_with_another_number_of_workers(
 def loaded(run: Path) -> tuple[Config, Manifest]:
     config = load_config(f"{run}/config.yaml")
     return config, read_manifest(config.features.path)
-
-
-def joined(batches: list[Batch]) -> Batch:
-    return Batch(
-        torch.cat([batch.ids_BS for batch in batches]),
-        torch.cat([batch.x_BS for batch in batches]),
-        torch.cat([batch.label_B for batch in batches]),
-    )

@@ -204,6 +204,7 @@ def test_a_dry_run_prints_the_plan_and_touches_nothing(
             "label 'device' is string",
         ),
         ("train", ("--set", "task=regression", *BY_RMSE), 2, "are not those that"),
+        ("train", ("--set", "weight=age"), 2, "are not those that"),
         ("evaluate", (), 2, "exists; say --overwrite"),
         ("evaluate", ("--bundle", "nope"), 2, "no bundle 'nope'"),
         ("evaluate", ("--overwrite", "--set", "features.path=none"), 3, "no manifest at"),
@@ -266,7 +267,7 @@ def test_scoring_refuses_a_damaged_bundle(job: JobCaller, spoiled: Path) -> None
     assert snapshot(spoiled) == before
 
 
-def test_a_regression_goes_all_the_way(
+def test_a_weighted_regression_goes_all_the_way(
     spark: SparkSession,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -275,10 +276,12 @@ def test_a_regression_goes_all_the_way(
     table = raw_table(800)
     value = pa.array(np.asarray(table["clicked"]) * 10.0 + 20.0)
     table = table.append_column("spent", value)
+    table = table.append_column("importance", [np.arange(800) % 3])
     write_raw(tmp_path / "raw", table)
-    write_raw(tmp_path / "tonight" / f"ds={DS}", table.drop_columns("spent"))
+    write_raw(tmp_path / "tonight" / f"ds={DS}", table.drop_columns(["spent", "importance"]))
     call = JobCaller(monkeypatch, capsys, write_config(tmp_path))
     sets = ["task=regression", "label.column=spent", "train.early_stopping.metric=rmse"]
+    sets.append("weight=importance")
     arguments = [part for item in sets for part in ("--set", item)]
     outcome = call(pipeline, "--ds", DS, *arguments, "--num-workers", "1")
     assert outcome.code == 0, outcome.err

@@ -13,7 +13,8 @@ from pyspark.sql import SparkSession
 from conf.errors import ConfigError, DataError
 from conf.manifest import Manifest, read_manifest
 from conf.schema import Config
-from feature_eng.build import build_features
+from feature_eng.build import build_features, canonical_rows
+from feature_eng.profile import profile_rows
 from tests.data import make_config, raw_table, write_raw
 
 ROWS = 2000
@@ -51,6 +52,8 @@ def test_the_manifest_says_what_the_files_hold(
         }
         assert {footer.num_row_groups for footer in footers.values()} == {1}
         assert split.positives == sum(read_split(config, name)["label"].to_pylist())
+    assert manifest.weight is None
+    assert "sample_weight" not in read_split(config, "train").column_names
     assert len(manifest.splits["train"].files) == 4, "1400 rows, files of 500, 2 workers"
     ends = [field.offset + field.cardinality for field in manifest.fields]
     assert [field.offset for field in manifest.fields] == [0, *ends[:-1]]
@@ -112,14 +115,21 @@ def test_the_same_rows_in_another_layout_give_the_same_features(
 
 
 def test_a_regression_has_no_positives(spark: SparkSession, tmp_path: Path) -> None:
-    write_raw(tmp_path / "raw", raw_table(300))
-    config = make_config(
-        tmp_path, "task=regression", "label.column=age", "train.early_stopping.metric=rmse"
-    )
+    """And its weights stay with their rows: each row weighs a quarter of its label."""
+    table = raw_table(300)
+    table = table.append_column("how much", [np.asarray(table["age"]) / 4])
+    write_raw(tmp_path / "raw", table)
+    sets = ("task=regression", "label.column=age", "train.early_stopping.metric=rmse")
+    config = make_config(tmp_path, *sets, "weight=how much")
     manifest = build_features(spark, config, overwrite=False)
     assert manifest.splits["train"].positives is None
-    labels = read_split(config, "train")["label"].to_pylist()
-    assert 18 <= min(labels) < max(labels) < 80
+    assert manifest.weight == "how much"
+    for split in ("train", "valid", "test"):
+        found = read_split(config, split)
+        assert found.schema.field("sample_weight").type == pa.float32()
+        labels, weights = (found[name].to_numpy() for name in ("label", "sample_weight"))
+        assert 18 <= min(labels) < max(labels) < 80
+        np.testing.assert_array_equal(weights, labels / 4)
 
 
 def with_column(table: pa.Table, name: str, values: list[Any]) -> pa.Table:
@@ -172,6 +182,32 @@ def test_a_raw_table_that_breaks_the_contract_is_refused(
         build_features(spark, config, overwrite=True)
     assert [path.name for path in earlier.parent.iterdir()] == ["v1"]
     assert (earlier / "manifest.json").read_text() == "earlier"
+
+
+@pytest.mark.parametrize(
+    ("kind", "weights", "message"),
+    [
+        ("double", "1 null NaN -Infinity 1e39 1", "null .or not finite. in 4 of 6 rows"),
+        ("decimal(4,2)", "1 -1 1 -2 1 1", "negative in 2 of 6 rows, 0 or more was expected"),
+        ("int", "0 0 1 1 1 1", "0 in every training row"),
+        ("string", "1 1 1 1 1 1", "string, expected a number"),
+        ("boolean", "1 1 1 1 1 1", "boolean, expected a number"),
+    ],
+)
+def test_a_weight_that_is_none_is_refused(
+    spark: SparkSession, tmp_path: Path, kind: str, weights: str, message: str
+) -> None:
+    parts = ["train", "train", "valid", "valid", "test", "test"]
+    rows = [
+        (row, row % 2, part, None if weight == "null" else weight)
+        for row, (part, weight) in enumerate(zip(parts, weights.split(), strict=True))
+    ]
+    raw = spark.createDataFrame(rows, "row int, y int, part string, w string")
+    raw = raw.withColumn("w", raw["w"].cast(kind))
+    sets = ("keys=[row]", "label.column=y", "split={kind: column, column: part}", "weight=w")
+    config = make_config(tmp_path, "fields=[{name: row, kind: categorical}]", *sets)
+    with pytest.raises(DataError, match=f"weight 'w' is {message}"):
+        profile_rows(canonical_rows(raw, config), config)
 
 
 def test_fields_without_any_value_are_built(spark: SparkSession, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ ROOT = Path(__file__).parents[2]
         ("fields.1.name=label", r"'label' is reserved"),
         ("fields.1.name=User", r"fields: 'user' is named twice"),
         ("fields.1.name=Label", r"'Label' is reserved"),
+        ("fields.1.name=sample_weight", r"'sample_weight' is reserved"),
         ("keys=[user, User]", r"keys: 'user' is named twice"),
         ("keys=[DS]", r"keys: 'ds' is a column of the scores"),
         ("train.batch_size=1", r"less than one row for each of 2 workers"),

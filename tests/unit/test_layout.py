@@ -26,12 +26,14 @@ def field_lists(draw: st.DrawFn) -> list[FieldSpec]:
 
 
 @settings(deadline=None)  # the first example compiles
-@given(field_lists(), st.integers(0, 70), st.integers(0, 2**32 - 1))
+@given(field_lists(), st.integers(0, 70), st.integers(0, 2**32 - 1), st.booleans())
 def test_packed_rows_become_the_batches_that_their_columns_would(
-    fields: list[FieldSpec], rows: int, seed: int
+    fields: list[FieldSpec], rows: int, seed: int, weighted: bool
 ) -> None:
     rng = np.random.default_rng(seed)
-    columns = {"label": rng.normal(size=rows).astype(np.float32)}
+    columns = {
+        name: rng.normal(size=rows).astype(np.float32) for name in ("label", "sample_weight")
+    }
     for spec in fields:
         if spec.kind == "numeric":
             columns[spec.name] = rng.normal(size=rows).astype(np.float32)
@@ -41,18 +43,20 @@ def test_packed_rows_become_the_batches_that_their_columns_would(
             columns[spec.name] = ids.astype(np.int32)
         else:
             columns[spec.name] = rng.integers(0, spec.cardinality, rows).astype(np.int32)
-    layout = Layout(fields)
+    layout = Layout(fields, weighted=weighted)
     packed_RS = layout.room(rows)
     layout.pack(columns, packed_RS)
     order = rng.integers(0, max(rows, 1), 2 * rows)
     ids = np.empty((len(order), layout.slots), np.int32)
     x = np.empty_like(ids, np.float32)
-    label = np.empty(len(order), np.float32)
-    layout.unpack(packed_RS, order, ids, x, label)
+    label, weight = np.empty((2, len(order)), np.float32)
+    layout.unpack(packed_RS, order, ids, x, label, weight if weighted else None)
     expected_ids, expected_x = assemble(columns, fields)
     np.testing.assert_array_equal(ids, expected_ids[order])
     np.testing.assert_array_equal(x, expected_x[order])
     np.testing.assert_array_equal(label, columns["label"][order])
+    if weighted:
+        np.testing.assert_array_equal(weight, columns["sample_weight"][order])
 
 
 @pytest.mark.parametrize("number", [0.0, -0.0, np.nan, np.inf, 1e-45, -3.5])

@@ -1,5 +1,6 @@
 """The step on distinct rows against plain torch on the whole table."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -60,15 +61,20 @@ def test_step_equals_plain_torch_on_the_whole_table(
     else:
         rule = torch.optim.Adam(parameters, lr=0.05)
     generator = torch.Generator().manual_seed(0)
-    for _ in range(5):
+    for number in range(5):
         batch = random_batch(generator)
+        weight_B = torch.rand(ROWS, dtype=torch.float64, generator=generator)
+        if number % 2:
+            batch = replace(batch, weight_B=weight_B)
+        else:
+            weight_B = torch.ones_like(weight_B)
         loss = ours(batch, ROWS).loss
         rule.zero_grad()
         logits = plain.model(*read_rows(table, batch.ids_BS, batch.x_BS))
         if task == "binary":
-            data = F.binary_cross_entropy_with_logits(logits, batch.label_B)
+            data = F.binary_cross_entropy_with_logits(logits, batch.label_B, weight_B)
         else:
-            data = F.mse_loss(logits, batch.label_B)
+            data = (weight_B * (logits - batch.label_B) ** 2).mean()
         objective = data
         for row, x in zip(batch.ids_BS, batch.x_BS, strict=True):
             present = table[row[x != 0]]
@@ -83,6 +89,27 @@ def test_step_equals_plain_torch_on_the_whole_table(
         assert loss == pytest.approx(data.item() * ROWS)
     torch.testing.assert_close(ours.table.weight_RD, table.detach())
     for mine, theirs in zip(ours.model.parameters(), plain.model.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_weight_is_a_number_of_copies(tmp_path: Path, compiled: bool) -> None:
+    config = make_config(tmp_path, "model.dropout=0.0", "model.batch_norm=none")
+    weighted, copied = (
+        build_step(config, NUM_FEATURES, Alone(), dtype=torch.float64, compiled=compiled)
+        for _ in range(2)
+    )
+    generator = torch.Generator().manual_seed(5)
+    for _ in range(3):
+        batch = random_batch(generator)
+        times_B = torch.randint(4, (ROWS,), generator=generator)
+        columns = (batch.ids_BS, batch.x_BS, batch.label_B)
+        copies = Batch(*(column.repeat_interleave(times_B, dim=0) for column in columns))
+        loss = weighted(replace(batch, weight_B=times_B.float()), ROWS).loss
+        assert loss == pytest.approx(copied(copies, ROWS).loss)
+    torch.testing.assert_close(weighted.table.weight_RD, copied.table.weight_RD)
+    pairs = zip(weighted.model.parameters(), copied.model.parameters(), strict=True)
+    for mine, theirs in pairs:
         torch.testing.assert_close(mine, theirs)
 
 

@@ -37,6 +37,7 @@ def encoded(start: int, end: int) -> pa.Table:
             "x": a.astype(np.float32) / 10,
             "tags": pa.array(list(tags), pa.list_(pa.int32())),
             "label": (a % 2).astype(np.float32),
+            "sample_weight": a.astype(np.float32) / 4,
             "unread": [f"text {i}" for i in a],
         }
     )
@@ -85,11 +86,11 @@ def planned(blocks: Sequence[Block]) -> list[int]:
     ],
     ids=["in order", "some files", "shuffled", "begun", "tiny"],
 )
-@pytest.mark.parametrize("batch_rows", [16, 1000])
+@pytest.mark.parametrize(("batch_rows", "weighted"), [(16, True), (1000, False)])
 def test_batches_are_the_planned_rows(
-    paths: list[str], blocks: list[Block], batch_rows: int
+    paths: list[str], blocks: list[Block], batch_rows: int, weighted: bool
 ) -> None:
-    batches = list(stream_batches(blocks, paths, FIELDS, batch_rows=batch_rows))
+    batches = list(stream_batches(blocks, paths, FIELDS, batch_rows=batch_rows, weighted=weighted))
     order = planned(blocks)
     assert numbers(batches) == order
     sizes = [len(batch) for batch in batches]
@@ -102,6 +103,10 @@ def test_batches_are_the_planned_rows(
     np.testing.assert_array_equal(np.concatenate([b.x_BS for b in batches]), x[order])
     labels = np.concatenate([b.label_B for b in batches])
     np.testing.assert_array_equal(labels, np.array(order) % 2)
+    weights = [b.weight_B for b in batches if b.weight_B is not None]
+    assert len(weights) == (len(batches) if weighted else 0)
+    if weighted:
+        np.testing.assert_array_equal(np.concatenate(weights), np.array(order) / 4)
     for batch in batches:
         assert all(t.is_contiguous() for t in (batch.ids_BS, batch.x_BS, batch.label_B))
 

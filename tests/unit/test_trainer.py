@@ -1,6 +1,7 @@
 """Whole trainings of one worker, out of Parquet: going on, damage, values that are not finite."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +25,8 @@ TRAIN_FILES, VALID_FILES = [70, 300, 10, 142, 50, 33], [60, 7, 40]
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
-    config = make_config(tmp_path, "train.epochs=3", "model.dropout=0.2", "train.shuffle_rows=120")
+    sets = ("train.epochs=3", "model.dropout=0.2", "train.shuffle_rows=120", "weight=importance")
+    config = make_config(tmp_path, *sets)
     write_features(config, TRAIN_FILES, VALID_FILES)
     return config
 
@@ -100,24 +102,35 @@ def test_a_damaged_checkpoint_is_passed_over(
     assert_same(tmp_path / "stopped", tmp_path / "through", result, expected)
 
 
-def spoil(manifest: Manifest, config: Config, value: float) -> str:
-    """Put a value into the numeric field of one row; returns the file."""
+def spoil(manifest: Manifest, config: Config, value: float, column: str = "price") -> str:
+    """Put a value into a column of numbers in one row; returns the file."""
     path = f"{config.features.path}/{manifest.splits['train'].files[3].path}"
     table = pq.read_table(path)
-    price = table["price"].to_numpy().copy()
-    price[17] = value
-    index = table.column_names.index("price")
-    pq.write_table(table.set_column(index, "price", [price.astype(np.float32)]), path)
+    numbers = table[column].to_numpy().copy()
+    numbers[17] = value
+    index = table.column_names.index(column)
+    pq.write_table(table.set_column(index, column, [numbers.astype(np.float32)]), path)
     return path
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), 3e30])
-def test_a_value_that_is_not_finite_is_named(config: Config, tmp_path: Path, value: float) -> None:
-    path = spoil(read_manifest(config.features.path), config, value)
+@pytest.mark.parametrize(
+    ("column", "value", "named"),
+    [
+        ("price", math.nan, "field 'price' with x = nan"),
+        ("price", math.inf, "field 'price' with x = inf"),
+        ("price", 3e30, "field 'price' with x = 3e+30"),
+        ("label", math.nan, "the label nan"),
+        ("sample_weight", math.inf, "the sample weight inf"),
+    ],
+)
+def test_a_value_that_is_not_finite_is_named(
+    config: Config, tmp_path: Path, column: str, value: float, named: str
+) -> None:
+    path = spoil(read_manifest(config.features.path), config, value, column)
     with pytest.raises(NotFiniteError) as raised:
         trainer(config, tmp_path / "run").fit()
     message = str(raised.value)
-    assert f"field 'price' with x = {np.float32(value):g}" in message
+    assert named in message
     assert path in message
     assert "in step " in message
 
