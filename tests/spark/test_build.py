@@ -197,13 +197,12 @@ def test_a_raw_table_that_breaks_the_contract_is_refused(
 def test_a_weight_that_is_none_is_refused(
     spark: SparkSession, tmp_path: Path, kind: str, weights: str, message: str
 ) -> None:
-    parts = ["train", "train", "valid", "valid", "test", "test"]
-    rows = [
-        (row, row % 2, part, None if weight == "null" else weight)
-        for row, (part, weight) in enumerate(zip(parts, weights.split(), strict=True))
-    ]
-    raw = spark.createDataFrame(rows, "row int, y int, part string, w string")
-    raw = raw.withColumn("w", raw["w"].cast(kind))
+    raw = spark.range(6).selectExpr(
+        "id as row",
+        "cast(id % 2 as int) as y",
+        "array('train', 'valid', 'test')[cast(id div 2 as int)] as part",
+        f"cast(nullif(split('{weights}', ' ')[cast(id as int)], 'null') as {kind}) as w",
+    )
     sets = ("keys=[row]", "label.column=y", "split={kind: column, column: part}", "weight=w")
     config = make_config(tmp_path, "fields=[{name: row, kind: categorical}]", *sets)
     with pytest.raises(DataError, match=f"weight 'w' is {message}"):
