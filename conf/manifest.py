@@ -71,6 +71,11 @@ class FieldSpec(Section):
         )
 
     @property
+    def has_vocabulary(self) -> bool:
+        """Whether ids are looked up by value."""
+        return self.kind in ("categorical", "multi_valued")
+
+    @property
     def first_known(self) -> int:
         """Local id of the first known value; the others follow by count descending, then value."""
         return UNKNOWN + self.oov_buckets

@@ -61,6 +61,14 @@ def remove(path: str) -> None:
     fs.rm(plain, recursive=True)
 
 
+def remove_others(directory: str, kept: set[str]) -> None:
+    """Remove the files of a directory whose names are not among these."""
+    fs, plain = filesystem(directory)
+    for path in fs.glob(f"{plain}/*"):
+        if path.rpartition("/")[2] not in kept:
+            fs.rm(path)
+
+
 def move_directory(fs: Any, source: str, target: str) -> None:
     """Give a directory another name, where there is none of that name.
 

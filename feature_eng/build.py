@@ -5,12 +5,12 @@ import math
 from datetime import UTC, datetime
 from importlib.metadata import version
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 
 from conf import storage
-from conf.errors import DataError
-from conf.fields import LABEL
+from conf.errors import RunError
+from conf.fields import LABEL, WEIGHT
 from conf.loader import dump_config
 from conf.manifest import (
     FILE_NAME,
@@ -22,13 +22,14 @@ from conf.manifest import (
     write_manifest,
 )
 from conf.schema import SPLITS, Config
-from feature_eng.base import read_base
-from feature_eng.encode import encode_fields
-from feature_eng.fields import fitted_specs, unfitted_specs
-from feature_eng.profile import Profile, profile_rows
+from feature_eng.base import Base, read_base
+from feature_eng.chunks import pack, read_dictionaries
+from feature_eng.encode import local_ids
+from feature_eng.fields import fitted_specs, unfitted_specs, with_rates
+from feature_eng.profile import Profile, read_profile, statistics
 from feature_eng.raw import (
-    DAY,
-    SPLIT,
+    KEYS,
+    ORDER,
     day_column,
     field_column,
     key_columns,
@@ -37,7 +38,7 @@ from feature_eng.raw import (
     rows_of_days,
     weight_column,
 )
-from feature_eng.split import split_column
+from feature_eng.split import key_hash, split_column
 from feature_eng.vocabulary import (
     fingerprint,
     fit_vocabulary,
@@ -45,20 +46,20 @@ from feature_eng.vocabulary import (
     vocabulary_sizes,
     write_vocabulary,
 )
-from feature_eng.write import list_files, with_rates, write_splits
+from feature_eng.write import SplitWriter, WrittenSplit, write_splits
 
 logger = logging.getLogger(__name__)
 
 
 def canonical_rows(raw: DataFrame, config: Config) -> DataFrame:
-    """Label, weight, fields, keys, split and day of every raw row, in canonical types.
+    """Label, weight, fields, split, day and order of every raw row, in canonical types.
 
     Raises:
         DataError: A configured column is missing or of the wrong type.
     """
     keys = key_columns(raw, config.keys)
     columns = [field_column(raw, spec) for spec in unfitted_specs(config.fields)]
-    return raw.select(
+    rows = raw.select(
         label_column(raw, config.label),
         *([weight_column(raw, config.weight)] if config.weight else []),
         *columns,
@@ -66,6 +67,8 @@ def canonical_rows(raw: DataFrame, config: Config) -> DataFrame:
         split_column(raw, keys, config.split),
         day_column(raw, config.raw),
     )
+    row = key_hash(F.struct(*rows.columns), config.features.seed)
+    return rows.withColumn(ORDER, row).drop(KEYS)
 
 
 def build_features(
@@ -94,37 +97,32 @@ def build_features(
     """
     storage.refuse_existing(config.features.path, overwrite=overwrite, proof=FILE_NAME)
     raw = rows_of_days(read_raw(spark, config.raw), config.raw, ds_from, ds_to)
-    rows = canonical_rows(raw, config)
     unfitted = unfitted_specs(config.fields)
     grown = read_base(spark, base, unfitted) if base else None
-    profile = profile_rows(rows, config)
-    logger.info("%d rows: %s", sum(profile.rows.values()), profile.rows)
-    workers, train_rows = config.train.num_workers, profile.rows["train"]
     with storage.staged_directory(
         config.features.path, overwrite=overwrite, proof=FILE_NAME
     ) as staging:
-        train = rows.where(F.col(SPLIT) == "train")
+        chunks = storage.absolute(f"{staging}/.chunks")
+        profile = _pack(canonical_rows(raw, config), config, chunks)
+        dictionaries = read_dictionaries(spark, chunks)
         write_vocabulary(
-            fit_vocabulary(train, config.fields, grown.vocabulary if grown else None), staging
+            fit_vocabulary(dictionaries, config.fields, grown.vocabulary if grown else None),
+            staging,
         )
         vocabulary = read_vocabulary(spark, staging)
         sizes = vocabulary_sizes(vocabulary)
         fields = fitted_specs(unfitted, config.fields, profile, sizes, grown)
-        encoded = encode_fields(rows.drop(DAY), fields, vocabulary).withColumn(
-            LABEL, F.col(LABEL).cast("float")
+        written = write_splits(
+            local_ids(dictionaries, vocabulary, fields),
+            _writer(config, profile, fields, grown, chunks, storage.absolute(staging)),
         )
-        write_splits(
-            encoded,
-            staging,
-            num_files=workers * math.ceil(train_rows / (workers * config.features.row_group_rows)),
-            seed=config.features.seed,
-        )
+        storage.remove(chunks)
         storage.write_text(f"{staging}/config.yaml", dump_config(config))
-        fields = with_rates(spark, staging, fields)
         manifest = _manifest(
             config,
             profile,
-            fields,
+            with_rates(fields, written),
+            written,
             vocabulary=fingerprint(vocabulary),
             base=grown.manifest.vocabulary_fingerprint if grown else None,
             source=SourceSpec(
@@ -133,34 +131,68 @@ def build_features(
                 ds_from=ds_from,
                 ds_to=ds_to,
             ),
-            staging=staging,
         )
         write_manifest(staging, manifest)
     return manifest
+
+
+def _pack(rows: DataFrame, config: Config, chunks: str) -> Profile:
+    """Write the rows as chunks, and in the same pass count, check and fit."""
+    seen = Observation()
+    # By position: a field's name would be read as a part of an expression.
+    wanted = [
+        column.alias(f"m{number}") for number, column in enumerate(statistics(config).values())
+    ]
+    packed = pack(rows.observe(seen, *wanted), unfitted_specs(config.fields), chunks)
+    profile = read_profile((seen.get[f"m{number}"] for number in range(len(wanted))), config)
+    logger.info("%d rows: %s", packed, profile.rows)
+    return profile
+
+
+def _writer(
+    config: Config,
+    profile: Profile,
+    fields: list[FieldSpec],
+    base: Base | None,
+    chunks: str,
+    staging: str,
+) -> SplitWriter:
+    workers = config.train.num_workers
+    then = [base.field(field.name) if base else None for field in fields]
+    return SplitWriter(
+        directory=staging,
+        chunks=chunks,
+        fields=fields,
+        loss_columns=[LABEL, *([WEIGHT] if config.weight else [])],
+        num_files=workers
+        * math.ceil(profile.rows["train"] / (workers * config.features.row_group_rows)),
+        known_then=[
+            (before or field).cardinality for before, field in zip(then, fields, strict=True)
+        ],
+    )
 
 
 def _manifest(
     config: Config,
     profile: Profile,
     fields: list[FieldSpec],
+    written: dict[str, WrittenSplit],
     *,
     vocabulary: str,
     base: str | None,
     source: SourceSpec,
-    staging: str,
 ) -> Manifest:
     binary = config.task == "binary"
     splits = {}
     for split in SPLITS:
-        files = list_files(staging, split)
-        rows = sum(file.rows for file in files)
+        rows = sum(file.rows for file in written[split].files)
         if rows != profile.rows[split]:
-            raise DataError(
-                f"{rows} rows written to '{split}', but {profile.rows[split]} were counted before: "
-                f"the raw table changed during the build, or an expr is not deterministic"
+            raise RunError(
+                f"{rows} rows came out in '{split}', but {profile.rows[split]} went in: nothing "
+                f"was published; build again, and report it if it stays"
             )
         positives = int(profile.positives[split]) if binary else None
-        splits[split] = SplitSpec(files=files, rows=rows, positives=positives)
+        splits[split] = SplitSpec(files=written[split].files, rows=rows, positives=positives)
     return Manifest(
         schema_version=SCHEMA_VERSION,
         name=config.name,

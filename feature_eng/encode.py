@@ -1,115 +1,150 @@
 """Values to local ids: the same code for building features and for scoring."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from conf.fields import NumericField
 from conf.manifest import MISSING, PADDING, UNKNOWN, FieldSpec
+from feature_eng.chunks import codes_of, read_rows
+from feature_eng.raw import hashed_id
+from feature_eng.workers import Batches
 
-# Above this a lookup table is not copied to every executor; Spark then joins by shuffling.
+Array = npt.NDArray[Any]
+
+# Known values that are copied to every executor, of all fields that are; past them Spark joins by
+# shuffling. At 100 bytes a value it is what a driver of 1 GB holds with ease.
 BROADCAST_VALUES = 500_000
 
+logger = logging.getLogger(__name__)
 
-def encode_fields(rows: DataFrame, fields: Sequence[FieldSpec], vocabulary: DataFrame) -> DataFrame:
-    """Replace every field's canonical value by its encoding; other columns stay.
+
+def local_ids(
+    dictionaries: DataFrame, vocabulary: DataFrame, fields: Sequence[FieldSpec]
+) -> DataFrame:
+    """Find the ids of all chunks' values.
+
+    A value is looked up once per chunk that holds it, however many rows do, so that no value makes
+    a join lopsided.
 
     Args:
-        rows: Canonical rows (see ``feature_eng.raw``).
-        fields: How each field was fitted.
+        dictionaries: Those of all chunks (see ``feature_eng.chunks``).
         vocabulary: ``field, value, id, ...``.
+        fields: How each field was fitted.
 
     Returns:
-        Per field: int (categorical, hashed, bucketised), array<int> of ``length`` elements
-        (multi-valued, padded with -1) or float (numeric). No nulls.
+        ``chunk bigint, field string, code int, id int``, the entries of a chunk in one partition.
     """
-    canonical = rows
-    columns: dict[str, Column] = {}
-    for field in fields:
-        if field.kind == "numeric":
-            columns[field.name] = scaled(F.col(field.name), field)
-        elif field.kind == "bucketised":
-            columns[field.name] = bucketise(F.col(field.name), field)
-        elif field.kind == "hashed":
-            columns[field.name] = or_missing(
-                F.col(field.name), unknown_id(F.col(field.name), field)
+    copied, joined = _by_size([field for field in fields if field.has_vocabulary])
+    logger.info("vocabularies copied to executors: %s", _names(copied))
+    logger.info("vocabularies joined by shuffling: %s", _names(joined))
+    known = vocabulary.select("field", "value", "id")
+    key = ["field", "value"]
+    if not joined:
+        found = dictionaries.join(F.broadcast(known), key, how="left")
+    else:
+        is_joined = F.col("field").isin([field.name for field in joined])
+        small = dictionaries.where(F.coalesce(~is_joined, F.lit(True)))
+        found = small.join(F.broadcast(known.where(~is_joined)), key, how="left").unionByName(
+            dictionaries.where(is_joined).join(
+                known.where(is_joined).hint("merge"), key, how="left"
             )
-        else:
-            lookup = _lookup(vocabulary, field)
-            if field.kind == "categorical":
-                rows = _encode_values(rows, field, lookup)
-            else:
-                rows = _encode_lists(rows, canonical, field, lookup)
-    return rows.withColumns(columns) if columns else rows
+        )
+    local_id = F.coalesce("id", _unknown_id(fields)).alias("id")
+    return found.select("chunk", "field", "code", local_id).repartition("chunk")
 
 
-def transformed(value: Column, field: FieldSpec | NumericField) -> Column:
-    """A number as it is before it is scaled: clipped, and its log(1 + x) if asked for."""
-    low, high = field.clip or [None, None]
-    if low is not None:
-        value = F.when(value < low, low).otherwise(value)
-    if high is not None:
-        value = F.when(value > high, high).otherwise(value)
-    return F.log1p(value) if field.log1p else value
+def _by_size(fields: Sequence[FieldSpec]) -> tuple[list[FieldSpec], list[FieldSpec]]:
+    """The smallest vocabularies that fit ``BROADCAST_VALUES`` together, and the others."""
+    ordered = sorted(fields, key=lambda field: (field.cardinality, field.name))
+    sizes = np.cumsum([field.cardinality for field in ordered])
+    fitting = int(np.searchsorted(sizes, BROADCAST_VALUES, side="right"))
+    return ordered[:fitting], ordered[fitting:]
 
 
-def scaled(value: Column, field: FieldSpec) -> Column:
-    """(x - shift) / scale as a float; a missing value is x = 0."""
-    x = (transformed(value, field) - field.shift) / field.scale
-    return F.coalesce(x, F.lit(0.0)).cast("float")
+def _names(fields: Sequence[FieldSpec]) -> str:
+    return ", ".join(f"{field.name} ({field.cardinality:,} ids)" for field in fields) or "none"
 
 
-def bucketise(value: Column, field: FieldSpec) -> Column:
-    """The first known id + the number of edges that the value reaches; 0 where it is missing."""
-    reached = F.lit(field.first_known)
-    for edge in field.edges:
-        reached = reached + (value >= edge).cast("int")
-    return or_missing(value, reached)
+def _unknown_id(fields: Sequence[FieldSpec]) -> Column:
+    """The id of a value that is not known, by a hash where there are several."""
+    column = F.lit(UNKNOWN)
+    for field in fields:
+        if field.has_vocabulary and field.oov_buckets > 1:
+            hashed = hashed_id(F.col("value"), field.oov_buckets, field.seed)
+            column = F.when(F.col("field") == field.name, hashed).otherwise(column)
+    return column
 
 
-def unknown_id(value: Column, field: FieldSpec) -> Column:
-    """The id of a value that is not known, by a hash if there are several."""
-    if field.oov_buckets == 1:
-        return F.lit(UNKNOWN)
-    return UNKNOWN + F.pmod(F.xxhash64(F.lit(field.seed), value), F.lit(field.oov_buckets))
+def encoded_chunks(
+    batches: Batches, fields: Sequence[FieldSpec], directory: str
+) -> Iterator[tuple[pa.Table, dict[str, Array]]]:
+    """Encode the chunks that a partition of ``local_ids`` names.
+
+    Args:
+        batches: The partition.
+        fields: How each field was fitted.
+        directory: Where the chunks are.
+
+    Yields:
+        Per chunk its rows as they were packed, and per field int32 [n] (categorical, hashed,
+        bucketised), int32 [n, length] (multi-valued, padded with -1) or float32 [n] (numeric).
+    """
+    held = list(batches)
+    if not held:
+        return
+    entries = pa.Table.from_batches(held).combine_chunks()
+    for chunk in pc.unique(entries["chunk"]).to_pylist():
+        ids = _ids_by_field(entries.filter(pc.equal(entries["chunk"], chunk)))
+        rows = read_rows(directory, chunk)
+        yield rows, {field.name: encode_field(rows, field, ids) for field in fields}
 
 
-def or_missing(value: Column, local_id: Column) -> Column:
-    """The id of a value, as an int."""
-    return F.when(value.isNull(), MISSING).otherwise(local_id).cast("int")
+def _ids_by_field(entries: pa.Table) -> dict[str, Array]:
+    """The id of each code, by field."""
+    names = entries["field"].combine_chunks().dictionary_encode()
+    numbers = names.indices.fill_null(len(names.dictionary)).to_numpy(zero_copy_only=False)
+    order = np.argsort(numbers, kind="stable")
+    ends = np.searchsorted(numbers[order], np.arange(len(names.dictionary) + 1))
+    codes, ids = entries["code"].to_numpy()[order], entries["id"].to_numpy()[order]
+    found = {}
+    for number, name in enumerate(names.dictionary.to_pylist()):
+        here = slice(ends[number], ends[number + 1])
+        by_code = np.empty(here.stop - here.start, np.int32)
+        by_code[codes[here]] = ids[here]
+        found[name] = by_code
+    return found
 
 
-def _lookup(vocabulary: DataFrame, field: FieldSpec) -> DataFrame:
-    lookup = vocabulary.where(F.col("field") == field.name).select(
-        F.col("value").alias("_value"), F.col("id").alias("_id")
-    )
-    return F.broadcast(lookup) if field.cardinality <= BROADCAST_VALUES else lookup
+def encode_field(rows: pa.Table, field: FieldSpec, ids: Mapping[str, Array]) -> Array:
+    """The encoding of a field.
 
-
-def _encode_values(rows: DataFrame, field: FieldSpec, lookup: DataFrame) -> DataFrame:
-    value = F.col(field.name)
-    joined = rows.join(lookup, value == F.col("_value"), how="left")
-    local_id = F.coalesce("_id", unknown_id(value, field))
-    return joined.withColumn(field.name, or_missing(value, local_id)).drop("_value", "_id")
-
-
-def _encode_lists(
-    rows: DataFrame, canonical: DataFrame, field: FieldSpec, lookup: DataFrame
-) -> DataFrame:
-    """Encode each distinct list once, then join the ids back by the list itself."""
-    lists = canonical.select(F.col(field.name).alias("_list")).where(F.size("_list") > 0)
-    local_id = F.coalesce("_id", unknown_id(F.col("_item"), field)).cast("int")
-    encoded = (
-        lists.distinct()
-        .select("_list", F.posexplode(F.slice("_list", 1, field.length)).alias("_pos", "_item"))
-        .join(lookup, F.col("_item") == F.col("_value"), how="left")
-        .groupBy("_list")
-        .agg(F.sort_array(F.collect_list(F.struct("_pos", local_id.alias("id")))).alias("_pairs"))
-        .select("_list", F.col("_pairs.id").alias("_ids"))
-    )
-    joined = rows.join(encoded, F.col(field.name) == F.col("_list"), how="left")
-    ids = F.coalesce("_ids", F.array(F.lit(MISSING)))
-    padding = F.array_repeat(F.lit(PADDING), field.length)
-    padded = F.slice(F.concat(ids, padding), 1, field.length).cast("array<int>")
-    return joined.withColumn(field.name, padded).drop("_list", "_ids")
+    Args:
+        rows: A chunk.
+        field: How it was fitted.
+        ids: Per field with a vocabulary, the id of each code; none if the chunk has no value of it.
+    """
+    if field.has_vocabulary:
+        codes_nL = codes_of(rows, field)
+        # The code of no value is -1: it takes the last.
+        by_code = np.append(ids.get(field.name, []), PADDING).astype(np.int32)
+        ids_nL = by_code[codes_nL]
+        first = ids_nL[:, 0]
+        first[first == PADDING] = MISSING
+        return ids_nL if field.kind == "multi_valued" else first
+    column = rows[field.name]
+    if field.kind == "hashed":
+        hashed: Array = column.to_numpy()
+        return hashed
+    values = column.cast(pa.float64()).to_numpy().astype(np.float64, copy=False)
+    if field.kind == "bucketised":
+        reached = field.first_known + np.searchsorted(field.edges, values, side="right")
+        return np.where(np.isnan(values), MISSING, reached).astype(np.int32)
+    x = (values - field.shift) / field.scale
+    return np.where(np.isnan(x), 0.0, x).astype(np.float32)

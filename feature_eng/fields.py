@@ -1,7 +1,7 @@
 """From configured fields to field specifications: first unfitted, then with what was fitted."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from conf.fields import (
     BucketisedField,
@@ -13,9 +13,11 @@ from conf.fields import (
     VocabularyOptions,
 )
 from conf.manifest import FieldSpec
+from conf.schema import SPLITS
 from feature_eng.base import Base
 from feature_eng.profile import Profile
 from feature_eng.raw import quoted
+from feature_eng.write import WrittenSplit
 
 # Parts of a date whose Spark function has another name.
 _PARTS = {"week": "weekofyear", "day_of_year": "dayofyear"}
@@ -99,3 +101,19 @@ def fitted_specs(
         fitted.append(spec.model_copy(update=update))
         offset += fitted[-1].cardinality
     return fitted
+
+
+def with_rates(fields: Sequence[FieldSpec], written: Mapping[str, WrittenSplit]) -> list[FieldSpec]:
+    """Fill in the shares of missing and of unknown values per split, as they were written."""
+    rated = []
+    for number, field in enumerate(fields):
+        update: dict[str, object] = {}
+        if field.kind != "numeric":
+            cells = {split: written[split].cells[number] for split in SPLITS}
+            rows = {split: sum(file.rows for file in written[split].files) for split in SPLITS}
+            update["missing_rate"] = {s: int(cells[s][0]) / rows[s] for s in SPLITS}
+            update["oov_rate"] = {
+                s: int(cells[s][1]) / max(1, int(cells[s][1:].sum())) for s in SPLITS
+            }
+        rated.append(field.model_copy(update=update))
+    return rated

@@ -1,6 +1,7 @@
 """One aggregate pass over the canonical rows: gates on label and weight, fitted statistics."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,6 @@ from pyspark.sql import functions as F
 from conf.errors import DataError
 from conf.fields import LABEL, WEIGHT, BucketisedField, MultiValuedField, NumericField
 from conf.schema import SPLITS, Config
-from feature_eng.encode import transformed
 from feature_eng.raw import SPLIT
 
 _QUANTILE_ACCURACY = 10_000
@@ -37,12 +37,19 @@ class Profile:
 
 
 def profile_rows(rows: DataFrame, config: Config) -> Profile:
-    """Count, check and fit in one pass; everything fitted sees the training rows only.
+    """Count, check and fit in a pass over the rows.
 
     Raises:
-        DataError: No rows, an empty split, a label that is null, constant or not 0/1 where it
-            must be, or a weight that is null, negative or always 0.
+        DataError: See ``read_profile``.
     """
+    wanted = statistics(config)
+    found = rows.agg(*wanted.values()).head()
+    assert found is not None
+    return read_profile(found, config)
+
+
+def statistics(config: Config) -> dict[str, Column]:
+    """The aggregates that a profile is made of; everything fitted sees the training rows only."""
     in_train = F.col(SPLIT) == "train"
     label = F.col(LABEL)
     wanted: dict[str, Column] = {
@@ -65,22 +72,29 @@ def profile_rows(rows: DataFrame, config: Config) -> Profile:
         value = F.when(in_train, F.col(field.name))
         if isinstance(field, BucketisedField):
             cuts = [i / field.num_buckets for i in range(1, field.num_buckets)]
-            wanted[f"quantiles:{field.name}"] = F.percentile_approx(value, cuts, _QUANTILE_ACCURACY)
+            quantiles = F.percentile_approx(value, cuts, _QUANTILE_ACCURACY)
+            wanted[f"quantiles:{field.name}"] = F.to_json(quantiles)  # observed arrays stay in Java
             wanted[f"greatest:{field.name}"] = F.max(value)
         elif isinstance(field, NumericField):
-            x = transformed(value, field)
             for name, statistic in _STATISTICS.items():
-                wanted[f"{name}:{field.name}"] = statistic(x)
+                wanted[f"{name}:{field.name}"] = statistic(value)
         elif isinstance(field, MultiValuedField):
             too_long = F.size(F.col(field.name)) > field.max_length
             for split in SPLITS:
                 wanted[f"truncated:{split}:{field.name}"] = F.count_if(
                     (F.col(SPLIT) == split) & too_long
                 )
-    # Positional: an alias would read a colon or a field's name as part of an expression.
-    found = rows.agg(*wanted.values()).head()
-    assert found is not None
-    result = dict(zip(wanted, found, strict=True))
+    return wanted
+
+
+def read_profile(found: Iterable[Any], config: Config) -> Profile:
+    """The profile that the values of ``statistics``, in their order, make.
+
+    Raises:
+        DataError: No rows, an empty split, a label that is null, constant or not 0/1 where it
+            must be, or a weight that is null, negative or always 0.
+    """
+    result = dict(zip(statistics(config), found, strict=True))
     _check(result, config)
     return Profile(
         rows={split: result[f"rows:{split}"] for split in SPLITS},
@@ -108,13 +122,11 @@ def profile_rows(rows: DataFrame, config: Config) -> Profile:
     )
 
 
-def _edges(
-    field: BucketisedField, quantiles: list[float] | None, greatest: float | None
-) -> list[float]:
+def _edges(field: BucketisedField, quantiles: str | None, greatest: float | None) -> list[float]:
     if field.edges is not None:
         return field.edges
     if field.method == "quantile":
-        return sorted(set(quantiles or []))
+        return sorted(set(json.loads(quantiles or "[]")))
     edges, power = [], 1.0
     while greatest is not None and power <= greatest:
         edges.append(power)

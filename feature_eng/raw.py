@@ -1,9 +1,9 @@
 """The raw table, read once and brought to canonical columns.
 
-Canonical columns: one per field under the field's name (string, array<string> or double),
-``label`` (double, when a label is asked for), ``sample_weight`` (float, when a weight is),
-``_keys`` (a struct of the key columns) and ``_split`` and ``_day`` (when features are built). The
-underscore keeps them apart from fields.
+Canonical columns: one per field under the field's name (string, array<string>, double, or int where
+hashed), ``label`` (double, when a label is asked for), ``sample_weight`` (float, when a weight is),
+``_keys`` (a struct of the key columns) and, when features are built, ``_split``, ``_day`` and
+``_order`` (a hash of the whole row). The underscore keeps them apart from fields.
 """
 
 from collections.abc import Iterable
@@ -17,10 +17,10 @@ from pyspark.sql import types as T
 from conf import storage
 from conf.errors import ConfigError, DataError
 from conf.fields import LABEL, WEIGHT
-from conf.manifest import FieldSpec
+from conf.manifest import MISSING, UNKNOWN, FieldSpec
 from conf.schema import LabelConfig, RawConfig
 
-KEYS, SPLIT, DAY = "_keys", "_split", "_day"
+KEYS, SPLIT, DAY, ORDER = "_keys", "_split", "_day", "_order"
 
 _DISCRETE = (T.StringType, T.IntegralType, T.BooleanType, T.DateType)
 _EXPECTED = {
@@ -74,7 +74,10 @@ def rows_of_days(
 
 
 def field_column(raw: DataFrame, field: FieldSpec) -> Column:
-    """The raw value of a field in its canonical type; NaN and infinities become null.
+    """The raw value of a field in its canonical form.
+
+    A value of a vocabulary is a string, one that is hashed its id; a number is clipped and its
+    log(1 + x) taken if asked for. NaN and infinities become null.
 
     Raises:
         DataError: The column is missing or of a type that the field's kind cannot take.
@@ -94,18 +97,36 @@ def field_column(raw: DataFrame, field: FieldSpec) -> Column:
         )
     if field.kind == "multi_valued":
         value = F.array_compact(value.cast("array<string>"))
-    elif field.kind in ("categorical", "hashed"):
+    elif field.kind == "categorical":
         value = value.cast("string")
+    elif field.kind == "hashed":
+        value = value.cast("string")
+        hashed = hashed_id(value, field.oov_buckets, field.seed)
+        value = F.when(value.isNull(), MISSING).otherwise(hashed)
     else:
-        value = _finite(value.cast("double"))
+        value = _transformed(_finite(value.cast("double")), field)
     return value.alias(field.name)
 
 
+def hashed_id(value: Column, buckets: int | Column, seed: int) -> Column:
+    """The id of a value by its hash: one of so many, from ``UNKNOWN`` on."""
+    return (UNKNOWN + F.pmod(F.xxhash64(F.lit(seed), value), buckets)).cast("int")
+
+
+def _transformed(value: Column, field: FieldSpec) -> Column:
+    low, high = field.clip or [None, None]
+    if low is not None:
+        value = F.when(value < low, low).otherwise(value)
+    if high is not None:
+        value = F.when(value > high, high).otherwise(value)
+    return F.log1p(value) if field.log1p else value
+
+
 def day_column(raw: DataFrame, config: RawConfig) -> Column:
-    """The day of a row as text, or null where the table has none."""
+    """The day of a row as a date, or null where the table has none, or it is none."""
     known = config.ds_column in raw.columns
     day = named_column(raw, config.ds_column, "ds_column") if known else F.lit(None)
-    return day.cast("string").alias(DAY)
+    return day.cast("string").try_cast("date").alias(DAY)
 
 
 def label_column(raw: DataFrame, label: LabelConfig) -> Column:

@@ -1,8 +1,11 @@
 """The two ends of batch scoring on Spark: raw rows of a day in, a partition of scores out."""
 
-from collections.abc import Callable, Iterable, Sequence
+import functools
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
+import numpy.typing as npt
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -12,14 +15,18 @@ from conf import storage
 from conf.errors import DataError
 from conf.manifest import FieldSpec, Manifest
 from conf.schema import SCORE, ScoreConfig
-from feature_eng.encode import encode_fields
+from feature_eng.chunks import pack, read_dictionaries
+from feature_eng.encode import encoded_chunks, local_ids
 from feature_eng.raw import KEYS, field_column, key_columns, read_raw, rows_of_days
+from feature_eng.workers import Batches, in_worker
 from feature_eng.write import count_rows
 
 # Spark ignores names with an underscore.
 _CONFIG = "_config.yaml"
+_BATCH_ROWS = 16_384
 
-ScoreBatches = Callable[[Iterable[pa.RecordBatch]], Iterable[pa.RecordBatch]]
+# Encoded columns of some rows (see ``feature_eng.encode``) to their scores, float64 [n].
+ScoreColumns = Callable[[dict[str, npt.NDArray[Any]]], npt.NDArray[Any]]
 
 
 def rows_of_day(spark: SparkSession, config: ScoreConfig, ds: str) -> DataFrame:
@@ -55,49 +62,83 @@ def canonical_score_rows(
     return raw.select(*[field_column(raw, field) for field in fields], key_columns(raw, keys))
 
 
-def encode_rows(raw: DataFrame, manifest: Manifest, vocabulary: DataFrame) -> DataFrame:
-    """Key columns (as one struct) and encoded fields, by the code that built the features.
+def score_rows(
+    ids: DataFrame,
+    keys: T.StructField,
+    manifest: Manifest,
+    chunks: str,
+    score_columns: ScoreColumns,
+    model_id: str,
+) -> DataFrame:
+    """The scores contract: the key columns, ``score``, ``model_id`` and ``scored_at``.
 
-    Raises:
-        DataError: A column is missing or of the wrong type.
+    Args:
+        ids: ``feature_eng.encode.local_ids`` of the chunks.
+        keys: The field of the key columns in the canonical rows.
+        manifest: Says how the rows are encoded.
+        chunks: Where the chunks are.
+        score_columns: The model.
+        model_id: Its name.
     """
-    rows = canonical_score_rows(raw, manifest.fields, manifest.keys)
-    return encode_fields(rows, manifest.fields, vocabulary)
-
-
-def score_rows(encoded: DataFrame, score_batches: ScoreBatches, model_id: str) -> DataFrame:
-    """The scores contract: the key columns, ``score``, ``model_id`` and ``scored_at``."""
-    keys = encoded.schema[KEYS]
     schema = T.StructType([keys, T.StructField(SCORE, T.DoubleType(), nullable=False)])
+    worker = functools.partial(
+        _score_partition, fields=manifest.fields, chunks=chunks, score_columns=score_columns
+    )
     now = datetime.now(UTC)
-    return encoded.mapInArrow(score_batches, schema).select(
+    return ids.mapInArrow(in_worker(worker), schema).select(
         f"{KEYS}.*", SCORE, F.lit(model_id).alias("model_id"), F.lit(now).alias("scored_at")
     )
 
 
+def _score_partition(
+    batches: Batches, fields: Sequence[FieldSpec], chunks: str, score_columns: ScoreColumns
+) -> Batches:
+    for rows, columns in encoded_chunks(batches, fields, chunks):
+        scores = pa.array(score_columns(columns), pa.float64())
+        yield from pa.table({KEYS: rows[KEYS], SCORE: scores}).to_batches(_BATCH_ROWS)
+
+
 def publish_scores(
-    scores: DataFrame, partition: str, *, expected_rows: int, config_yaml: str
+    raw: DataFrame,
+    manifest: Manifest,
+    vocabulary: DataFrame,
+    score_columns: ScoreColumns,
+    model_id: str,
+    partition: str,
+    config_yaml: str,
 ) -> int:
-    """Replace a partition by these scores: all of them or nothing.
+    """Score rows and replace a partition by their scores: all of them or nothing.
 
     Args:
-        scores: What to publish.
+        raw: The rows.
+        manifest: Says how they are encoded.
+        vocabulary: The one that the manifest speaks of.
+        score_columns: The model.
+        model_id: Its name.
         partition: Its directory, ``<table>/ds=YYYY-MM-DD``.
-        expected_rows: Rows that must come out.
         config_yaml: The resolved configuration, kept beside the scores.
 
     Returns:
         Rows published.
 
     Raises:
-        DataError: Not as many rows came out; the partition stays as it was.
+        DataError: There are no rows, a column is missing or of the wrong type, or not as many
+            rows came out; the partition stays as it was.
     """
     with storage.staged_directory(partition, overwrite=True, proof=_CONFIG) as staging:
+        chunks = storage.absolute(f"{staging}/.chunks")
+        rows = canonical_score_rows(raw, manifest.fields, manifest.keys)
+        expected = pack(rows, manifest.fields, chunks)
+        if expected == 0:
+            raise DataError(f"there are no rows to score for '{partition}': nothing was published")
+        ids = local_ids(read_dictionaries(raw.sparkSession, chunks), vocabulary, manifest.fields)
+        scores = score_rows(ids, rows.schema[KEYS], manifest, chunks, score_columns, model_id)
         scores.write.mode("append").option("compression", "zstd").parquet(staging)
+        storage.remove(chunks)
         written = count_rows(staging)
-        if written != expected_rows:
+        if written != expected:
             raise DataError(
-                f"{written} scores of {expected_rows} rows came out for '{partition}': "
+                f"{written} scores of {expected} rows came out for '{partition}': "
                 f"nothing was published"
             )
         storage.write_text(f"{staging}/{_CONFIG}", config_yaml)

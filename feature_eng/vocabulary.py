@@ -12,36 +12,35 @@ from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from conf.errors import DataError
-from conf.fields import FieldConfig, MultiValuedField, VocabularyOptions
+from conf.fields import FieldConfig, VocabularyOptions
 from conf.manifest import UNKNOWN, VOCABULARY
-from feature_eng.raw import DAY
 
-_SCHEMA = "field string, value string, id int, count bigint, first_seen string, last_seen string"
+_SCHEMA = "field string, value string, id int, count bigint, first_seen date, last_seen date"
 _COLUMNS = [column.split()[0] for column in _SCHEMA.split(", ")]
 _NO_LIMIT = 2**31 - 1
 
 
 def fit_vocabulary(
-    rows: DataFrame, fields: Sequence[FieldConfig], base: DataFrame | None = None
+    dictionaries: DataFrame, fields: Sequence[FieldConfig], base: DataFrame | None = None
 ) -> DataFrame:
-    """Count every field's values in one pass and number those that are known.
+    """Add up the counts of every field's values and number those that are known.
 
     Args:
-        rows: Canonical training rows.
+        dictionaries: Those of all chunks (see ``feature_eng.chunks``).
         fields: All fields; those without a vocabulary are passed over.
         base: An earlier vocabulary to grow: its values keep their ids, also those that no row
             holds any more, and new ones follow after the greatest.
 
     Returns:
-        ``field string, value string, id int, count bigint, first_seen string, last_seen string``;
+        ``field string, value string, id int, count bigint, first_seen date, last_seen date``;
         within a field new ids run from 1 + ``num_oov_buckets``, by count descending, then by value
         in byte order. A row counts once for each value it holds. Counts are of these rows; days
         are those of these rows and of the base.
     """
     options = {field.name: field for field in fields if isinstance(field, VocabularyOptions)}
     if not options:
-        return rows.sparkSession.createDataFrame([], _SCHEMA)
-    counts = _count_values(rows, list(options.values()))
+        return dictionaries.sparkSession.createDataFrame([], _SCHEMA)
+    counts = _add_up(dictionaries)
     sizes = vocabulary_sizes(base) if base else {}
     limits = {}
     for name, of in options.items():
@@ -76,22 +75,14 @@ def fit_vocabulary(
     return new.unionByName(known)
 
 
-def _count_values(rows: DataFrame, fields: Sequence[FieldConfig]) -> DataFrame:
-    pairs = []
-    for field in fields:
-        values = F.array(F.col(field.name))
-        if isinstance(field, MultiValuedField):
-            values = F.array_distinct(F.slice(F.col(field.name), 1, field.max_length))
-        pairs.append(_pairs(field.name, values))
+def _add_up(dictionaries: DataFrame) -> DataFrame:
     return (
-        rows.select(F.explode(F.concat(*pairs)).alias("p"), DAY)
-        .select(F.col("p.f").alias("field"), F.col("p.v").alias("value"), DAY)
-        .where(F.col("value").isNotNull())
+        dictionaries.where(F.col("count") > 0)
         .groupBy("field", "value")
         .agg(
-            F.count(F.lit(1)).alias("count"),
-            F.min(DAY).alias("first_seen"),
-            F.max(DAY).alias("last_seen"),
+            F.sum("count").alias("count"),
+            F.min("first_seen").alias("first_seen"),
+            F.max("last_seen").alias("last_seen"),
         )
     )
 
@@ -104,16 +95,9 @@ def _by_name(field: Column, choices: dict[str, Column]) -> Column:
     return column
 
 
-def _pairs(field: str, values: Column) -> Column:
-    """An array of (field, value); empty where ``values`` is null, so that concat is not."""
-    pairs = F.transform(values, lambda value: F.struct(F.lit(field).alias("f"), value.alias("v")))
-    return F.coalesce(pairs, F.array().cast("array<struct<f:string,v:string>>"))
-
-
 def write_vocabulary(vocabulary: DataFrame, directory: str) -> None:
-    """Write it to ``<directory>/vocabulary``, each field's rows together."""
-    ordered = vocabulary.repartitionByRange("field", "id").sortWithinPartitions("field", "id")
-    ordered.write.parquet(f"{directory}/{VOCABULARY}")
+    """Write it to ``<directory>/vocabulary``."""
+    vocabulary.write.option("compression", "zstd").parquet(f"{directory}/{VOCABULARY}")
 
 
 def read_vocabulary(spark: SparkSession, directory: str) -> DataFrame:

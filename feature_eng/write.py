@@ -1,116 +1,200 @@
-"""The encoded splits on disk, and what their own footers and columns say of them."""
+"""The encoded splits on disk, dealt and shuffled by a hash, and what is in each file."""
 
-from collections.abc import Iterator, Sequence
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pyspark.sql import Column, DataFrame, SparkSession
-from pyspark.sql import functions as F
+from pyspark.sql import DataFrame
 
 from conf import storage
 from conf.errors import RunError
-from conf.manifest import MISSING, PADDING, UNKNOWN, FieldSpec, FileSpec
+from conf.manifest import FieldSpec, FileSpec
 from conf.schema import SPLITS
-from feature_eng.raw import KEYS, SPLIT
-from feature_eng.split import key_hash
+from feature_eng.encode import encoded_chunks
+from feature_eng.histogram import histogram
+from feature_eng.raw import ORDER, SPLIT
+from feature_eng.workers import Batches, in_worker
 
-# Larger than any file of row_group_rows rows, so that a file is one row group.
-_PARQUET_BLOCK_BYTES = 1 << 30
+Array = npt.NDArray[Any]
+
+_DEALT = "file int, split int, rows binary"
+_WRITTEN = "split int, path string, rows bigint, cells array<array<bigint>>"
+_ORDER_SLOTS = 2  # of 4 bytes
 
 
-def write_splits(encoded: DataFrame, directory: str, *, num_files: int, seed: int) -> None:
-    """Write ``<directory>/{train,valid,test}``, rows in the order of a seeded hash of their keys.
+@dataclass(frozen=True)
+class WrittenSplit:
+    """A split as it was written.
 
-    Each task writes one file per split. The same rows give the same files wherever they came
-    from; rows that share their keys are told apart by the rest.
+    Attributes:
+        files: Its files, by name.
+        cells: Per field, its ids by cell (see ``feature_eng.histogram``); numbers have none.
+        cells_then: The same, where only the ids that the base has count as known.
+    """
+
+    files: list[FileSpec]
+    cells: list[Array]
+    cells_then: list[Array]
+
+
+@dataclass(frozen=True)
+class SplitWriter:
+    """Deals encoded rows to files and writes these; runs in Spark's Python workers.
+
+    A row belongs to the file that its order, a hash, says, and lies in it by that order: the same
+    rows give the same files wherever they came from.
+
+    Attributes:
+        directory: Where the splits go.
+        chunks: Where the chunks are.
+        fields: How each field was fitted.
+        loss_columns: The label, and the weight if there is one.
+        num_files: Files of each split, at most.
+        known_then: Per field, the ids that the base has, or all of them.
+    """
+
+    directory: str
+    chunks: str
+    fields: Sequence[FieldSpec]
+    loss_columns: Sequence[str]
+    num_files: int
+    known_then: Sequence[int]
+
+    def deal(self, batches: Batches) -> Batches:
+        """Encode the chunks that a partition of ``local_ids`` names, and cut them by file.
+
+        A row travels packed: its columns side by side, 4 bytes a value, and 8 bytes of its order.
+        """
+        for rows, columns in encoded_chunks(batches, self.fields, self.chunks):
+            order = rows[ORDER].to_numpy()
+            loss = [rows[name].to_numpy().astype(np.float32) for name in self.loss_columns]
+            packed = np.hstack([_as_int32(column) for column in (*columns.values(), *loss, order)])
+            file = (order.view(np.uint64) % np.uint64(self.num_files)).astype(np.int32)
+            key = file * len(SPLITS) + rows[SPLIT].to_numpy()
+            sorting = np.argsort(key, kind="stable")
+            keys, starts = np.unique(key[sorting], return_index=True)
+            packed = packed[sorting]
+            parts = [packed[a:b].tobytes() for a, b in pairwise([*starts, len(packed)])]
+            files, splits = np.divmod(keys.astype(np.int32), len(SPLITS))
+            yield pa.record_batch(
+                [pa.array(files), pa.array(splits), pa.array(parts, pa.binary())],
+                ["file", "split", "rows"],
+            )
+
+    def write(self, batches: Batches) -> Batches:
+        """Write the files whose rows a partition has, all of them."""
+        held = list(batches)
+        dealt = pa.Table.from_batches(held) if held else pa.table({"file": [], "split": []})
+        for file in pc.unique(dealt["file"]).to_pylist():
+            for code in range(len(SPLITS)):
+                mine = pc.and_(pc.equal(dealt["file"], file), pc.equal(dealt["split"], code))
+                parts = dealt.filter(mine)["rows"]
+                if len(parts):
+                    packed = np.concatenate([np.frombuffer(p.as_buffer(), np.int32) for p in parts])
+                    yield self._write_file(packed.reshape(-1, self._slots), code, file)
+
+    @property
+    def _slots(self) -> int:
+        return sum(f.length for f in self.fields) + len(self.loss_columns) + _ORDER_SLOTS
+
+    def _write_file(self, packed: Array, split: int, file: int) -> pa.RecordBatch:
+        order = np.ascontiguousarray(packed[:, -_ORDER_SLOTS:]).view(np.int64)[:, 0]
+        packed = packed[np.argsort(order, kind="stable")]
+        columns: dict[str, pa.Array] = {}
+        cells: list[list[int]] = []
+        slot = 0
+        for field, known_then in zip(self.fields, self.known_then, strict=True):
+            values = np.ascontiguousarray(packed[:, slot : slot + field.length])
+            slot += field.length
+            columns[field.name] = _column(values, field)
+            for known in (field.cardinality, known_then):
+                is_number = field.kind == "numeric"
+                cells.append([] if is_number else histogram(values, field, known).tolist())
+        for name in self.loss_columns:
+            columns[name] = pa.array(np.ascontiguousarray(packed[:, slot]).view(np.float32))
+            slot += 1
+        # A task that is tried again writes under another name; the first try's file is removed.
+        path = f"{SPLITS[split]}/part-{file:05}-{uuid.uuid4().hex[:8]}.parquet"
+        rows = _write_parquet(pa.table(columns), f"{self.directory}/{path}")
+        return pa.record_batch(
+            [
+                pa.array([split], pa.int32()),
+                pa.array([path]),
+                pa.array([rows]),
+                pa.array([cells], pa.list_(pa.list_(pa.int64()))),
+            ],
+            ["split", "path", "rows", "cells"],
+        )
+
+
+def write_splits(ids: DataFrame, writer: SplitWriter) -> dict[str, WrittenSplit]:
+    """Encode and write ``<directory>/{train,valid,test}``: one row group a file.
 
     Args:
-        encoded: Encoded fields, label, weight if any, ``_keys`` and ``_split``.
-        directory: Where to write; must be empty.
-        num_files: Files of each split.
-        seed: Of the hash that shuffles.
+        ids: ``feature_eng.encode.local_ids`` of the chunks.
+        writer: Who writes, and what.
     """
-    values = [name for name in encoded.columns if name != KEYS]
-    shuffled = (
-        encoded.withColumn("_order", key_hash(F.col(KEYS), seed))
-        .repartition(num_files, "_order")
-        .sortWithinPartitions(SPLIT, "_order", F.xxhash64(*values))
-        .drop("_order", KEYS)
-    )
-    parts = f"{directory}/.parts"
-    writer = shuffled.write.partitionBy(SPLIT).option("compression", "zstd")
-    writer.option("parquet.block.size", _PARQUET_BLOCK_BYTES).parquet(parts)
-    fs, plain = storage.filesystem(directory)
-    for split in SPLITS:
-        storage.move_directory(fs, f"{plain}/.parts/{SPLIT}={split}", f"{plain}/{split}")
-    fs.rm(f"{plain}/.parts", recursive=True)
-
-
-def list_files(directory: str, split: str) -> list[FileSpec]:
-    """The Parquet files of a split in name order, with the row counts of their footers.
-
-    Raises:
-        RunError: A file holds more than one row group.
-    """
-    files = []
-    for path, footer in _footers(f"{directory}/{split}"):
-        if footer.num_row_groups > 1:
-            raise RunError(
-                f"'{path}' came out with {footer.num_row_groups} row groups, one was expected: a "
-                f"writer had too little memory; lower features.row_group_rows"
-            )
-        if footer.num_rows:
-            files.append(FileSpec(path=f"{split}/{path.rpartition('/')[2]}", rows=footer.num_rows))
-    return files
+    dealt = ids.mapInArrow(in_worker(writer.deal), _DEALT).repartition(writer.num_files, "file")
+    written = dealt.mapInArrow(in_worker(writer.write), _WRITTEN).collect()
+    splits = {}
+    for code, split in enumerate(SPLITS):
+        mine = sorted((row for row in written if row["split"] == code), key=lambda row: row["path"])
+        names = {row["path"].rpartition("/")[2] for row in mine}
+        storage.remove_others(f"{writer.directory}/{split}", names)
+        cells = [_sum(counts) for counts in zip(*(row["cells"] for row in mine), strict=True)]
+        files = [FileSpec(path=row["path"], rows=row["rows"]) for row in mine]
+        splits[split] = WrittenSplit(files, cells[::2], cells[1::2])
+    return splits
 
 
 def count_rows(directory: str) -> int:
     """Rows in the Parquet files of a directory, by their footers."""
-    return sum(footer.num_rows for _, footer in _footers(directory))
-
-
-def with_rates(spark: SparkSession, directory: str, fields: Sequence[FieldSpec]) -> list[FieldSpec]:
-    """Measure on the written files, per split, the shares of missing and of unknown values."""
-    rates = []
-    for field in fields:
-        if field.kind == "numeric":
-            continue
-        name = F.col(field.name)
-        ids = name if field.kind == "multi_valued" else F.array(name)
-        values = F.size(F.filter(ids, lambda i: (i != PADDING) & (i != MISSING)))
-        known = UNKNOWN if field.kind == "hashed" else field.first_known
-        unknown = _count_unknown(ids, known)
-        rates += [
-            F.mean((F.element_at(ids, 1) == MISSING).cast("int")).alias(f"missing_{field.name}"),
-            F.coalesce(F.try_divide(F.sum(unknown), F.sum(values)), F.lit(0.0)).alias(
-                f"unknown_{field.name}"
-            ),
-        ]
-    if not rates:
-        return list(fields)
-    found = {}
-    for split in SPLITS:
-        row = spark.read.parquet(f"{directory}/{split}").agg(*rates).head()
-        assert row is not None
-        found[split] = row.asDict()
-    return [
-        field
-        if field.kind == "numeric"
-        else field.model_copy(
-            update={
-                "missing_rate": {s: found[s][f"missing_{field.name}"] for s in SPLITS},
-                "oov_rate": {s: found[s][f"unknown_{field.name}"] for s in SPLITS},
-            }
-        )
-        for field in fields
-    ]
-
-
-def _count_unknown(ids: Column, known: int) -> Column:
-    return F.size(F.filter(ids, lambda i: (i >= UNKNOWN) & (i < known)))
-
-
-def _footers(directory: str) -> Iterator[tuple[str, pq.FileMetaData]]:
     fs, plain = storage.filesystem(directory)
-    for path in sorted(fs.glob(f"{plain}/*.parquet")):
-        with fs.open(path) as file:
-            yield path, pq.read_metadata(file)
+    rows = 0
+    for path in fs.glob(f"{plain}/*.parquet"):
+        with fs.open(path, "rb") as file:
+            rows += pq.read_metadata(file).num_rows
+    return rows
+
+
+def _as_int32(column: Array) -> Array:
+    """Columns of 4 bytes by their bits: int32 [n, slots]."""
+    return np.ascontiguousarray(column).view(np.int32).reshape(len(column), -1)
+
+
+def _column(values: Array, field: FieldSpec) -> pa.Array:
+    if field.kind == "multi_valued":
+        offsets = np.arange(0, values.size + 1, field.length, dtype=np.int32)
+        return pa.ListArray.from_arrays(offsets, values.ravel())
+    return pa.array(values[:, 0].view(np.float32) if field.kind == "numeric" else values[:, 0])
+
+
+def _write_parquet(table: pa.Table, path: str) -> int:
+    """Write one row group; returns the rows that the footer says are there."""
+    fs, plain = storage.filesystem(path)
+    fs.makedirs(plain.rpartition("/")[0], exist_ok=True)
+    with fs.open(plain, "wb") as file:
+        pq.write_table(table, file, compression="zstd", row_group_size=len(table))
+    with fs.open(plain, "rb") as file:
+        footer = pq.read_metadata(file)
+    if (footer.num_rows, footer.num_row_groups) != (len(table), 1):
+        raise RunError(
+            f"'{path}' came out with {footer.num_rows} rows in {footer.num_row_groups} row groups, "
+            f"{len(table)} in one were written; the store damaged it"
+        )
+    return int(footer.num_rows)
+
+
+def _sum(counts: Sequence[Sequence[int]]) -> Array:
+    """Add up lists, the shorter ones filled with zeros."""
+    total = np.zeros(max(map(len, counts)), np.int64)
+    for count in counts:
+        total[: len(count)] += np.array(count, np.int64)
+    return total

@@ -4,23 +4,20 @@ import argparse
 import functools
 import time
 
-from pyspark.sql import DataFrame
-
 from conf.loader import dump_config
 from conf.manifest import read_manifest
 from conf.schema import Config
 from feature_eng.scoring import (
+    canonical_score_rows,
     count_rows_of_day,
-    encode_rows,
     publish_scores,
     rows_of_day,
-    score_rows,
 )
 from feature_eng.vocabulary import check_fingerprint, read_vocabulary
 from jobs.cli import Stage, day, main, parser
 from jobs.session import spark_session
 from nfm.bundle import LATEST, load_bundle, resolve_bundle
-from nfm.predict import score_batches
+from nfm.predict import score_columns
 
 EXAMPLES = """\
   python -m jobs.score --config conf/movielens100k.yaml --ds 1998-04-23
@@ -33,33 +30,35 @@ def run(config: Config, options: argparse.Namespace) -> Stage:
     start = time.monotonic()
     path = resolve_bundle(config.train.path, options.bundle)
     model_id = load_bundle(path).model_id  # a damaged one fails here, not in Spark's workers
-    rows, encoded = _encoded(config, options, path)
-    scored = score_rows(encoded, functools.partial(score_batches, path), model_id)
+    spark = spark_session(config.spark)
+    manifest = read_manifest(path)
+    vocabulary = read_vocabulary(spark, path)
+    check_fingerprint(vocabulary, manifest.vocabulary_fingerprint, path)
     partition = f"{config.score.path}/ds={options.ds}"
-    written = publish_scores(scored, partition, expected_rows=rows, config_yaml=dump_config(config))
-    return Stage("score", rows, written, rows, time.monotonic() - start, partition, {})
+    rows = publish_scores(
+        rows_of_day(spark, config.score, options.ds),
+        manifest,
+        vocabulary,
+        functools.partial(score_columns, path),
+        model_id,
+        partition,
+        dump_config(config),
+    )
+    return Stage("score", rows, rows, rows, time.monotonic() - start, partition, {})
 
 
 def plan(config: Config, options: argparse.Namespace) -> list[str]:
     """What would be scored with what."""
     path = resolve_bundle(config.train.path, options.bundle)
     model_id = load_bundle(path).model_id
-    rows, _ = _encoded(config, options, path)
+    manifest = read_manifest(path)
+    raw = rows_of_day(spark_session(config.spark), config.score, options.ds)
+    canonical_score_rows(raw, manifest.fields, manifest.keys)  # are all columns there?
+    rows = count_rows_of_day(raw, config.score, options.ds)
     return [
         f"score: {rows:,} rows of {config.score.raw.name} for {options.ds} with "
         f"{model_id} -> {config.score.path}/ds={options.ds}"
     ]
-
-
-def _encoded(config: Config, options: argparse.Namespace, bundle: str) -> tuple[int, DataFrame]:
-    """The number of the day's raw rows, and those rows encoded with the bundle's vocabulary."""
-    spark = spark_session(config.spark)
-    manifest = read_manifest(bundle)
-    vocabulary = read_vocabulary(spark, bundle)
-    check_fingerprint(vocabulary, manifest.vocabulary_fingerprint, bundle)
-    raw = rows_of_day(spark, config.score, options.ds)
-    encoded = encode_rows(raw, manifest, vocabulary)
-    return count_rows_of_day(raw, config.score, options.ds), encoded
 
 
 def arguments() -> argparse.ArgumentParser:

@@ -1,17 +1,14 @@
 """From encoded rows to scores, with a loaded bundle; for evaluation and for Spark's workers."""
 
 import functools
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import torch
 
 from conf.errors import DataError
 from conf.manifest import FieldSpec, Manifest
-from conf.schema import SCORE
 from nfm.batch import Columns, assemble
 from nfm.bundle import Bundle, load_bundle
 from nfm.epoch_plan import Block
@@ -36,24 +33,26 @@ def predict_scores(bundle: Bundle, columns: Columns) -> npt.NDArray[Any]:
     return probability(logits) if bundle.manifest.task == "binary" else logits
 
 
-def score_batches(bundle_path: str, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Score encoded Arrow batches: the function of Spark's ``mapInArrow``.
+def score_columns(bundle_path: str, columns: dict[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """Score encoded columns in a Python worker of Spark; batch by batch, to stay in the cache.
 
     Args:
         bundle_path: Where this process finds the bundle; it is loaded once.
-        batches: Encoded fields, and other columns that are passed through.
+        columns: Per field, as ``predict_scores`` takes them.
 
-    Yields:
-        The other columns and ``score`` (double).
+    Returns:
+        Scores, float64 [n].
     """
     bundle = _load_once(bundle_path)
-    names = {field.name for field in bundle.manifest.fields}
-    for batch in batches:
-        columns = {field.name: _to_numpy(batch, field) for field in bundle.manifest.fields}
-        kept = [name for name in batch.schema.names if name not in names]
-        arrays = [batch.column(name) for name in kept]
-        scores = pa.array(predict_scores(bundle, columns), type=pa.float64())
-        yield pa.RecordBatch.from_arrays([*arrays, scores], names=[*kept, SCORE])
+    rows = len(columns[bundle.manifest.fields[0].name])
+    return np.concatenate(
+        [
+            predict_scores(
+                bundle, {name: c[start : start + _BATCH_ROWS] for name, c in columns.items()}
+            )
+            for start in range(0, rows, _BATCH_ROWS)
+        ]
+    )
 
 
 def evaluate_split(
@@ -116,12 +115,3 @@ def _load_once(path: str) -> Bundle:
     # Spark runs one task per core: a task that took more threads would slow the others.
     torch.set_num_threads(1)
     return load_bundle(path)
-
-
-def _to_numpy(batch: pa.RecordBatch, field: FieldSpec) -> npt.NDArray[Any]:
-    column = batch.column(field.name)
-    if field.kind == "multi_valued":
-        flat: npt.NDArray[Any] = column.flatten().to_numpy(zero_copy_only=False)
-        return flat.reshape(len(column), field.length)
-    array: npt.NDArray[Any] = column.to_numpy(zero_copy_only=False)
-    return array

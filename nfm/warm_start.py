@@ -55,11 +55,10 @@ def shared_features(
         other = before.get(field.name)
         if other is None or not field.encodes_like(other):
             continue
-        has_vocabulary = field.kind in ("categorical", "multi_valued")
         # Missing, unknown and, without a vocabulary, all others: they are in the same order.
-        plain = np.arange(field.first_known if has_vocabulary else field.cardinality)
+        plain = np.arange(field.first_known if field.has_vocabulary else field.cardinality)
         pairs.append((other.offset + plain, field.offset + plain))
-        if has_vocabulary:
+        if field.has_vocabulary:
             known = _ids(their_path, field.name, "theirs").join(
                 _ids(our_path, field.name, "ours"), "value", join_type="inner"
             )

@@ -1,5 +1,7 @@
 """Vocabulary and encoding against tables written by hand."""
 
+from datetime import date
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,10 +13,10 @@ from conf.errors import DataError
 from conf.fields import CategoricalField, MultiValuedField
 from conf.manifest import FieldSpec
 from conf.schema import ColumnSplit, RandomSplit, TimeSplit
-from feature_eng.encode import encode_fields
 from feature_eng.raw import field_column, named_column
 from feature_eng.split import split_column
 from feature_eng.vocabulary import check_fingerprint, fingerprint, fit_vocabulary
+from tests.encoding import dictionaries, encode
 from tests.unit.test_batch import field
 
 ROWS = [
@@ -33,10 +35,10 @@ FIELDS = [
 
 @pytest.fixture
 def rows(spark: SparkSession) -> DataFrame:
-    days = ["2026-01-03", "2026-01-02", "2026-01-01", None, None, "2026-01-05"]
+    days = [date(2026, 1, 3), date(2026, 1, 2), date(2026, 1, 1), None, None, date(2026, 1, 5)]
     return spark.createDataFrame(
         [(*row, day) for row, day in zip(ROWS, days, strict=True)],
-        "colour string, tags array<string>, _day string",
+        "colour string, tags array<string>, _day date",
     )
 
 
@@ -44,38 +46,50 @@ def spec(name: str, kind: str, length: int = 1, **fitted: Any) -> FieldSpec:
     return field(name, kind, 10, 0, length).model_copy(update=fitted)
 
 
-def test_vocabulary_orders_by_count_then_value(rows: DataFrame) -> None:
+SPECS = [spec("colour", "categorical"), spec("tags", "multi_valued", length=3)]
+
+
+def fit(rows: DataFrame, directory: Path) -> DataFrame:
+    return fit_vocabulary(dictionaries(rows, SPECS, directory), FIELDS)
+
+
+def test_vocabulary_orders_by_count_then_value(rows: DataFrame, tmp_path: Path) -> None:
+    first, second, third, fifth = (date(2026, 1, day) for day in (1, 2, 3, 5))
     expected = [
-        ("colour", "blue", 2, 2, "2026-01-01", "2026-01-01"),
-        ("colour", "red", 3, 2, "2026-01-02", "2026-01-03"),
+        ("colour", "blue", 2, 2, first, first),
+        ("colour", "red", 3, 2, second, third),
         ("colour", "green", 4, 1, None, None),
         # a row counts once for a value it holds twice; the fourth tag lies past max_length
-        ("tags", "b", 2, 3, "2026-01-01", "2026-01-03"),
-        ("tags", "c", 3, 2, "2026-01-01", "2026-01-05"),
+        ("tags", "b", 2, 3, first, third),
+        ("tags", "c", 3, 2, first, fifth),
     ]
-    schema = "field string, value string, id int, count bigint, first_seen string, last_seen string"
-    found = fit_vocabulary(rows, FIELDS)
+    schema = "field string, value string, id int, count bigint, first_seen date, last_seen date"
+    found = fit(rows, tmp_path)
     assertDataFrameEqual(found, rows.sparkSession.createDataFrame(expected, schema))
 
 
-def test_ids_and_fingerprint_do_not_depend_on_the_partitioning(rows: DataFrame) -> None:
-    one = fit_vocabulary(rows.coalesce(1), FIELDS)
-    many = fit_vocabulary(rows.repartition(7, F.rand(1)), FIELDS)
+def test_ids_and_fingerprint_do_not_depend_on_the_partitioning(
+    rows: DataFrame, tmp_path: Path
+) -> None:
+    one = fit(rows.coalesce(1), tmp_path / "one")
+    many = fit(rows.repartition(7, F.rand(1)), tmp_path / "many")
     assertDataFrameEqual(one, many)
     assert fingerprint(one) == fingerprint(many.repartition(5))
     with pytest.raises(DataError, match="the files were changed"):
         check_fingerprint(one.where("value != 'green'"), fingerprint(one), "here")
 
 
-def test_swapped_ids_have_another_fingerprint(rows: DataFrame) -> None:
-    vocabulary = fit_vocabulary(rows, FIELDS)
+def test_swapped_ids_have_another_fingerprint(rows: DataFrame, tmp_path: Path) -> None:
+    vocabulary = fit(rows, tmp_path)
     swapped = F.when(F.col("field") == "tags", 5 - F.col("id")).otherwise(F.col("id"))
     assert fingerprint(vocabulary) != fingerprint(vocabulary.withColumn("id", swapped.cast("int")))
 
 
 @pytest.mark.parametrize("broadcast", [True, False])
-def test_encoding_by_hand(spark: SparkSession, rows: DataFrame, broadcast: bool) -> None:
-    vocabulary = fit_vocabulary(rows, FIELDS)
+def test_encoding_by_hand(
+    spark: SparkSession, rows: DataFrame, tmp_path: Path, broadcast: bool
+) -> None:
+    vocabulary = fit(rows, tmp_path / "fit")
     cardinality = 10 if broadcast else 10_000_000
     fields = [
         spec("colour", "categorical", cardinality=cardinality),
@@ -96,12 +110,10 @@ def test_encoding_by_hand(spark: SparkSession, rows: DataFrame, broadcast: bool)
         (3, 0, [0, -1, -1], 0.0, 0),
         (4, 4, [1, 2, 3], -1.0, 4),
     ]
-    found = encode_fields(spark.createDataFrame(unseen, schema), fields, vocabulary)
-    encoded = "id int, colour int, tags array<int>, price float, age int"
-    assertDataFrameEqual(
-        found.select("id", "colour", "tags", "price", "age"),
-        spark.createDataFrame(expected, encoded),
-    )
+    found = encode(spark.createDataFrame(unseen, schema), fields, vocabulary, tmp_path / "unseen")
+    names = ("id", "colour", "tags", "price", "age")
+    by_id = sorted(found, key=lambda row: row["id"])
+    assert [tuple(row[name] for name in names) for row in by_id] == expected
 
 
 def test_values_become_canonical(spark: SparkSession) -> None:

@@ -12,12 +12,13 @@ from conf.fields import FieldConfig
 from conf.manifest import FieldSpec
 from conf.schema import Config
 from feature_eng.build import canonical_rows
-from feature_eng.encode import encode_fields
 from feature_eng.fields import fitted_specs, unfitted_specs
 from feature_eng.profile import profile_rows
-from feature_eng.raw import SPLIT, field_column
+from feature_eng.raw import field_column
+from feature_eng.scoring import canonical_score_rows
 from feature_eng.vocabulary import fit_vocabulary, vocabulary_sizes
 from tests.data import settings
+from tests.encoding import dictionaries, encode
 
 _M = 2**64 - 1
 _P1, _P2, _P3 = 0x9E3779B185EBCA87, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9
@@ -55,27 +56,29 @@ def configs(*fields: dict[str, Any]) -> list[FieldConfig]:
     return [TypeAdapter[FieldConfig](FieldConfig).validate_python(field) for field in fields]
 
 
-def fitted(raw: DataFrame, tmp_path: Path, *fields: dict[str, Any]) -> tuple[DataFrame, Config]:
-    """Canonical rows, all of them for training but two copies of the last: valid and test."""
+def configured(tmp_path: Path, *fields: dict[str, Any]) -> Config:
+    """All rows are for training but two copies of the last: valid and test."""
     plain = settings(tmp_path) | {"fields": list(fields), "keys": ["row"]}
     plain |= {"label": {"column": "y"}, "task": "regression"}
     plain["train"]["early_stopping"]["metric"] = "rmse"
     plain["split"] = {"kind": "time", "column": "row", "valid_from": 1000, "test_from": 1001}
-    config = Config.model_validate(plain)
-    return canonical_rows(raw, config), config
+    return Config.model_validate(plain)
 
 
 def encoded(
     raw: DataFrame, tmp_path: Path, *fields: dict[str, Any]
 ) -> tuple[dict[str, list[Any]], list[FieldSpec]]:
     """Fit on the rows below 1000 and encode all, by row."""
-    rows, config = fitted(raw, tmp_path, *fields)
-    profile = profile_rows(rows, config)
-    vocabulary = fit_vocabulary(rows.where(f"{SPLIT} = 'train'"), config.fields)
-    specs = fitted_specs(
-        unfitted_specs(config.fields), config.fields, profile, vocabulary_sizes(vocabulary)
-    )
-    found = encode_fields(rows, specs, vocabulary).orderBy("_keys.row").collect()
+    config = configured(tmp_path, *fields)
+    unfitted = unfitted_specs(config.fields)
+    rows = canonical_rows(raw, config)
+    entries = dictionaries(rows, unfitted, tmp_path / "chunks")
+    vocabulary = fit_vocabulary(entries, config.fields)
+    sizes = vocabulary_sizes(vocabulary)
+    specs = fitted_specs(unfitted, config.fields, profile_rows(rows, config), sizes)
+    keyed = canonical_score_rows(raw, specs, ["row"])
+    found = encode(keyed, specs, vocabulary, tmp_path / "scored")
+    found.sort(key=lambda row: int(row["_keys"]["row"]))
     return {spec.name: [row[spec.name] for row in found] for spec in specs}, specs
 
 
@@ -102,8 +105,8 @@ def test_sources_become_canonical_values(spark: SparkSession) -> None:
         {"name": "weekday", "kind": "categorical", "column": "at", "part": "weekday"},
     )
     found = raw.select(*[field_column(raw, spec) for spec in unfitted_specs(fields)]).collect()
-    assert tuple(found[0]) == ('["a","7"]', ["x", "y", "z"], "13", "9", "60", "3")
-    assert tuple(found[1]) == (None, [], None, None, None, None)
+    assert tuple(found[0]) == ('["a","7"]', ["x", "y", "z"], "13", bucket("9", 0, 9), "60", "3")
+    assert tuple(found[1]) == (None, [], None, 0, None, None)
 
 
 def test_crossed_values_that_join_alike_are_told_apart(spark: SparkSession) -> None:

@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -66,13 +67,13 @@ def test_ids_never_move_and_other_fields_are_refused(spark: SparkSession, tmp_pa
             entry["count"] = 0
         for word, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
             if word in expected:
-                expected[word] |= {"count": count, "last_seen": f"2026-01-0{number}"}
+                expected[word] |= {"count": count, "last_seen": date(2026, 1, number)}
             elif count >= MIN_COUNT and len(expected) < MAX_SIZE:
                 expected[word] = {
                     "id": 1 + OOV + len(expected),
                     "count": count,
-                    "first_seen": f"2026-01-0{number}",
-                    "last_seen": f"2026-01-0{number}",
+                    "first_seen": date(2026, 1, number),
+                    "last_seen": date(2026, 1, number),
                 }
         rows = read_vocabulary(spark, run.features.path).collect()
         found = {

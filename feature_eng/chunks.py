@@ -1,0 +1,201 @@
+"""Chunks: the raw rows in columns, each value replaced by a code of the chunk's own dictionary.
+
+One pass over the raw rows ends here, and nothing later reads them again. Whatever is done with
+strings afterwards (counting them, finding their ids) is done once per distinct value of a chunk,
+not once per row: it costs little, and a value that fills most rows is no heavier than any other.
+
+A chunk is two files: its rows (Arrow) and its dictionaries (Parquet, columns ``DICTIONARY``). All
+of this runs in Spark's Python workers. Shapes: n = rows of a chunk, L = length of a list.
+"""
+
+import functools
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from conf import storage
+from conf.manifest import PADDING, FieldSpec
+from conf.schema import SPLITS
+from feature_eng.raw import DAY, SPLIT
+from feature_eng.workers import Batches, in_worker
+
+Array = npt.NDArray[Any]
+
+# Code of a value, and how many training rows hold it, the first and the last on which day.
+DICTIONARY = (
+    "chunk bigint, field string, value string, code int, count bigint, first_seen date, "
+    "last_seen date"
+)
+_ROWS, _DICTIONARIES = "rows", "dictionaries"
+_CHUNK_BYTES = 256 << 20  # in memory, as Spark sends them
+_SCHEMA = pa.schema(
+    [
+        ("chunk", pa.int64()),
+        ("field", pa.string()),
+        ("value", pa.string()),
+        ("code", pa.int32()),
+        ("count", pa.int64()),
+        ("first_seen", pa.date32()),
+        ("last_seen", pa.date32()),
+    ]
+)
+
+
+def pack(rows: DataFrame, fields: Sequence[FieldSpec], directory: str) -> int:
+    """Write canonical rows as chunks: the one pass over the raw rows.
+
+    Args:
+        rows: Canonical rows (see ``feature_eng.raw``).
+        fields: All fields, unfitted or fitted.
+        directory: Receives the chunks.
+
+    Returns:
+        The number of rows.
+    """
+    if SPLIT in rows.columns:
+        split = F.coalesce(
+            F.array_position(F.array(*map(F.lit, SPLITS)), F.col(SPLIT)) - 1, F.lit(-1)
+        )
+        rows = rows.withColumn(SPLIT, split.cast("int"))
+    worker = functools.partial(_pack_partition, fields=fields, directory=directory)
+    packed = rows.mapInArrow(in_worker(worker), "chunk bigint, rows bigint").collect()
+    names = {f"{row['chunk']}.parquet" for row in packed}  # a task may have been tried twice
+    storage.remove_others(f"{directory}/{_DICTIONARIES}", names)
+    return sum(row["rows"] for row in packed)
+
+
+def read_dictionaries(spark: SparkSession, directory: str) -> DataFrame:
+    """The dictionaries of all chunks: ``DICTIONARY``; one entry of each is null, for none."""
+    return spark.read.schema(DICTIONARY).parquet(f"{directory}/{_DICTIONARIES}")
+
+
+def _pack_partition(batches: Batches, fields: Sequence[FieldSpec], directory: str) -> Batches:
+    for rows in _chunks(batches):
+        chunk = uuid.uuid4().int >> 65
+        columns: dict[str, Any] = {
+            name: rows[name] for name in rows.column_names if name not in (SPLIT, DAY)
+        }
+        if is_built := SPLIT in rows.column_names:
+            columns[SPLIT] = rows[SPLIT].to_numpy()
+            trains, days = columns[SPLIT] == 0, rows[DAY].cast(pa.int32()).to_numpy()
+        # A chunk without any value is listed as well, by an entry that is none.
+        dictionaries = [_entries(chunk, None, pa.nulls(1, pa.string()))]
+        for field in fields:
+            if not field.has_vocabulary:
+                continue
+            codes, values = _coded(rows[field.name], field)
+            columns[field.name] = pa.FixedSizeListArray.from_arrays(codes.ravel(), codes.shape[1])
+            found = _count(codes, len(values), trains, days) if is_built else None
+            dictionaries.append(_entries(chunk, field.name, values, found))
+        _write_rows(f"{directory}/{_ROWS}/{chunk}.arrow", pa.table(columns))
+        with _create(f"{directory}/{_DICTIONARIES}/{chunk}.parquet") as file:
+            pq.write_table(pa.concat_tables(dictionaries), file, compression="zstd")
+        yield pa.record_batch([pa.array([chunk]), pa.array([len(rows)])], ["chunk", "rows"])
+
+
+def read_rows(directory: str, chunk: int) -> pa.Table:
+    """The rows of a chunk; a field with a vocabulary holds lists of codes, padded with -1."""
+    fs, plain = storage.filesystem(f"{directory}/{_ROWS}/{chunk}.arrow")
+    with fs.open(plain, "rb") as file:
+        return pa.ipc.open_file(file).read_all()
+
+
+def codes_of(rows: pa.Table, field: FieldSpec) -> Array:
+    """A field's codes: int32 [n, L], L = 1 where it has one value."""
+    column = rows[field.name].combine_chunks()
+    codes: Array = column.flatten().to_numpy()
+    return codes.reshape(len(rows), -1)
+
+
+def _chunks(batches: Batches) -> Iterator[pa.Table]:
+    held: list[pa.RecordBatch] = []
+    size = 0
+    for batch in batches:
+        held.append(batch)
+        size += batch.nbytes
+        if size >= _CHUNK_BYTES:
+            yield pa.Table.from_batches(held).combine_chunks()
+            held, size = [], 0
+    if any(len(batch) for batch in held):
+        yield pa.Table.from_batches(held).combine_chunks()
+
+
+def _coded(column: pa.ChunkedArray, field: FieldSpec) -> tuple[Array, pa.Array]:
+    """Codes [n, L], and the value of each code in the order in which they came."""
+    values = column.combine_chunks()
+    if field.kind == "categorical":
+        encoded = values.dictionary_encode()
+        codes = encoded.indices.fill_null(PADDING).to_numpy(zero_copy_only=False)
+        return codes.reshape(-1, 1), encoded.dictionary
+    row, place = _places(values)
+    kept = place < field.length
+    encoded = pc.list_flatten(values).filter(pa.array(kept)).dictionary_encode()
+    codes_nL = np.full((len(values), field.length), PADDING, np.int32)
+    codes_nL[row[kept], place[kept]] = encoded.indices.to_numpy()
+    return codes_nL, encoded.dictionary
+
+
+def _places(lists: pa.ListArray) -> tuple[Array, Array]:
+    """Of each item of all lists its row, and its place in its list."""
+    lengths = pc.list_value_length(lists).fill_null(0).to_numpy()
+    ends = np.cumsum(lengths)
+    row = np.repeat(np.arange(len(lists)), lengths)
+    return row, np.arange(len(row)) - np.repeat(ends - lengths, lengths)
+
+
+def _count(codes_nL: Array, size: int, trains: Array, days: Array) -> tuple[Array, ...]:
+    """Per code the training rows that hold it, and the first and last day of these."""
+    row, place = np.nonzero((codes_nL != PADDING) & trains[:, np.newaxis])
+    code = codes_nL[row, place]
+    if codes_nL.shape[1] > 1:  # a row counts once for a value that it holds twice
+        row, code = np.divmod(np.unique(row * size + code), size)
+    first, last = np.full(size, np.inf), np.full(size, -np.inf)
+    if not np.isnan(days).all():
+        np.fmin.at(first, code, days[row])
+        np.fmax.at(last, code, days[row])
+    return np.bincount(code, minlength=size), first, last
+
+
+def _entries(
+    chunk: int, field: str | None, values: pa.Array, found: tuple[Array, ...] | None = None
+) -> pa.Table:
+    size = len(values)
+    nothing = np.zeros(size, np.int64), np.full(size, np.inf), np.full(size, -np.inf)
+    count, *days = found or nothing
+    return pa.table(
+        [
+            pa.array(np.full(size, chunk)),
+            pa.repeat(pa.scalar(field, pa.string()), size),
+            values,
+            pa.array(np.arange(size, dtype=np.int32)),
+            pa.array(count),
+            *(_dates(day) for day in days),
+        ],
+        schema=_SCHEMA,
+    )
+
+
+def _dates(days: Array) -> pa.Array:
+    known = np.isfinite(days)
+    whole = np.where(known, days, 0).astype(np.int32)
+    return pa.array(whole, mask=~known).cast(pa.date32())
+
+
+def _write_rows(path: str, rows: pa.Table) -> None:
+    options = pa.ipc.IpcWriteOptions(compression="lz4")
+    with _create(path) as file, pa.ipc.new_file(file, rows.schema, options=options) as writer:
+        writer.write_table(rows)
+
+
+def _create(path: str) -> Any:
+    fs, plain = storage.filesystem(path)
+    fs.makedirs(plain.rpartition("/")[0], exist_ok=True)
+    return fs.open(plain, "wb")

@@ -1,0 +1,46 @@
+"""How a field's ids are spread: what rates of missing and unknown values and drift are told by.
+
+Cells: 0 the missing, 1 the unknown, then the known ids: a bucket has a cell of its own, the buckets
+of hashes share up to 64, and the values of a vocabulary are ranked by their ids and lie in cells of
+1, 2, 4, 8, ... of them. So a vocabulary of any size has a few dozen cells, each with enough rows to
+compare, and frequent values are not lost among rare ones.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from conf.manifest import MISSING, PADDING, UNKNOWN, FieldSpec
+
+Array = npt.NDArray[np.int64]
+
+_HASH_CELLS = 64
+
+
+def histogram(ids: npt.NDArray[np.int32], field: FieldSpec, cardinality: int) -> Array:
+    """Count local ids by cell.
+
+    Args:
+        ids: int32 [n] or [n, length], padded with -1.
+        field: How they were encoded.
+        cardinality: Ids that count as known; the field's own, or an earlier, smaller one.
+
+    Returns:
+        Ids per cell: int64 [cells].
+    """
+    flat = ids.ravel()
+    cells = _cells(flat[flat != PADDING], field, cardinality)
+    return np.bincount(cells, minlength=2)
+
+
+def _cells(ids: npt.NDArray[np.int32], field: FieldSpec, cardinality: int) -> Array:
+    if field.kind == "bucketised":
+        return ids.astype(np.int64)
+    if field.kind == "hashed":
+        shared = max(1.0, field.oov_buckets / _HASH_CELLS)
+        cells = 2 + ((ids - UNKNOWN) / shared).astype(np.int64)
+    else:
+        # frexp: rank = fraction * 2**exponent, fraction in [0.5, 1)
+        cells = 1 + np.frexp(np.maximum(ids - field.first_known + 1, 1))[1].astype(np.int64)
+        cells[(ids < field.first_known) | (ids >= cardinality)] = 1
+    cells[ids == MISSING] = 0
+    return cells
