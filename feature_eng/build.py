@@ -91,18 +91,18 @@ def build_features(
         ConfigError: The raw table is not there, the output is and may not be replaced, or a field
             is not encoded as in the base.
         DataError: The raw table broke the contract.
+        RunError: Another run builds the same features.
     """
-    storage.refuse_existing(config.features.path, overwrite=overwrite, proof=FILE_NAME)
-    raw = rows_of_days(read_raw(spark, config.raw), config.raw, ds_from, ds_to)
-    rows = canonical_rows(raw, config)
-    unfitted = unfitted_specs(config.fields)
-    grown = read_base(spark, base, unfitted) if base else None
-    profile = profile_rows(rows, config)
-    logger.info("%d rows: %s", sum(profile.rows.values()), profile.rows)
-    workers, train_rows = config.train.num_workers, profile.rows["train"]
     with storage.staged_directory(
         config.features.path, overwrite=overwrite, proof=FILE_NAME
     ) as staging:
+        raw = rows_of_days(read_raw(spark, config.raw), config.raw, ds_from, ds_to)
+        rows = canonical_rows(raw, config)
+        unfitted = unfitted_specs(config.fields)
+        grown = read_base(spark, base, unfitted) if base else None
+        profile = profile_rows(rows, config)
+        logger.info("%d rows: %s", sum(profile.rows.values()), profile.rows)
+        workers, train_rows = config.train.num_workers, profile.rows["train"]
         train = rows.where(F.col(SPLIT) == "train")
         write_vocabulary(
             fit_vocabulary(train, config.fields, grown.vocabulary if grown else None), staging
