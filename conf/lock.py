@@ -26,13 +26,17 @@ def locked(path: str, what: str) -> Iterator[bool]:
         RunError: Another process, or another thread of this one, holds it.
     """
     lock = _lock(path, what)
+    if lock is None:
+        yield False
+        return
     try:
-        yield lock is not None
+        os.truncate(lock, 0)
+        os.write(lock, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        yield True
     finally:
-        if lock is not None:
-            with suppress(FileNotFoundError):
-                os.unlink(path)
-            os.close(lock)
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+        os.close(lock)
 
 
 def _lock(path: str, what: str) -> int | None:
@@ -40,11 +44,6 @@ def _lock(path: str, what: str) -> int | None:
         lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Else its holder removed it after we had opened it, and another may have the next.
-            if _is_still(lock, path):
-                os.truncate(lock, 0)
-                os.write(lock, f"process {os.getpid()} on {socket.gethostname()}".encode())
-                return lock
         except BlockingIOError:
             holder = os.pread(lock, 1000, 0).decode(errors="replace") or "just started"
             os.close(lock)
@@ -59,6 +58,9 @@ def _lock(path: str, what: str) -> int | None:
             with suppress(FileNotFoundError):
                 os.unlink(path)
             return None
+        # Else its holder removed it after we had opened it, and another may have the next.
+        if _is_still(lock, path):
+            return lock
         os.close(lock)
 
 
