@@ -5,6 +5,7 @@
 
 import math
 import re
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ COLUMNS: dict[str, tuple[str, list[tuple[list[Any], Any]], pa.DataType]] = {
 FIELDS = [
     {"name": "row", "column": "row.id", "kind": "categorical"},
     {"name": "pair", "cross": ["row.id", "most `of` them"], "kind": "hashed", "num_buckets": 9},
-    {"name": "month", "column": "the.day ", "kind": "categorical", "part": "month"},
+    {"name": "month", "column": "the.day ", "kind": "hashed", "num_buckets": 9} | {"part": "month"},
     {"name": "text", "column": "odd.text", "kind": "categorical"},
     {"name": "mostly", "column": "most `of` them", "kind": "categorical"},
     {"name": "piled", "column": "piled.up ", "kind": "bucketised", "num_buckets": 4},
@@ -118,11 +119,17 @@ def odd_config(root: Path) -> Config:
     return Config.model_validate(plain)
 
 
-def copied(batches: Iterable[pa.RecordBatch]) -> Iterable[pa.RecordBatch]:
-    """Stands for a model: the number."""
+def digest(encodings: Iterable[Any]) -> float:
+    return float(zlib.crc32(repr(list(encodings)).encode()))
+
+
+def digests(batches: Iterable[pa.RecordBatch]) -> Iterable[pa.RecordBatch]:
+    """Stands for a model: what it sees of a row, as a number."""
     for batch in batches:
-        number = batch.column("number").cast(pa.float64())
-        yield pa.RecordBatch.from_arrays([batch.column("_keys"), number], ["_keys", "score"])
+        scores = pa.array(
+            [digest(row[name] for name in COLUMNS) for row in batch.to_pylist()], pa.float64()
+        )
+        yield pa.RecordBatch.from_arrays([batch.column("_keys"), scores], ["_keys", "score"])
 
 
 def test_odd_values_under_odd_names(spark: SparkSession, tmp_path: Path) -> None:
@@ -132,28 +139,29 @@ def test_odd_values_under_odd_names(spark: SparkSession, tmp_path: Path) -> None
     config = odd_config(tmp_path)
     manifest = build_features(spark, config, overwrite=False, ds_from=DS)
     vocabulary = read_vocabulary(spark, config.features.path)
-    row_of = {r["id"]: int(r["value"]) for r in vocabulary.where("field = 'row'").collect()}
+    names = pq.read_table(f"{config.features.path}/vocabulary").to_pylist()
+    row_of = {entry["id"]: int(entry["value"]) for entry in names if entry["field"] == "row"}
     built = {}
     for split, unseen in (("train", None), ("valid", 20), ("test", 21)):
         for row in pq.read_table(f"{config.features.path}/{split}").to_pylist():
             built[row_of.get(row["row"], unseen)] = row
-    encoded = encode_rows(rows_of_day(spark, config.score, DS), manifest, vocabulary)
-    scored = {row["_keys"]["row.id"]: row for row in encoded.collect()}
-    for name, (_, cases, _) in COLUMNS.items():
-        expected = [encoding for values, encoding in cases for _ in values]
-        for found in (built, scored):
-            assert [found[row][name] for row in range(22)] == expected, name
-    assert {built[row]["month"] for row in range(22)} == {2}
-    assert {built[row]["pair"] == 0 for row in range(19)} == {False}
-    assert built[19]["pair"] == 0
+    expected = {
+        name: [encoding for values, encoding in cases for _ in values]
+        for name, (_, cases, _) in COLUMNS.items()
+    }
+    for name, encodings in expected.items():
+        assert [built[row][name] for row in range(22)] == encodings, name
+    assert {built[row]["month"] for row in range(22)} - {0} == {built[0]["month"]}
+    assert [row for row in range(22) if built[row]["pair"] == 0] == [19]  # one of the two is null
 
     partition = f"{config.score.path}/ds={DS}"
-    publish_scores(
-        score_rows(encoded, copied, "model-1"), partition, expected_rows=22, config_yaml=""
-    )
-    published = {(r["row.id"], r["key two"]): r for r in pq.read_table(partition).to_pylist()}
-    number = [encoding for values, encoding in NUMBER for _ in values]
-    assert [published[row, "k"]["score"] for row in range(22)] == number
+    encoded = encode_rows(rows_of_day(spark, config.score, DS), manifest, vocabulary)
+    scores = score_rows(encoded, digests, "model-1")
+    publish_scores(scores, partition, expected_rows=22, config_yaml="")
+    found = {(r["row.id"], r["key two"]): r["score"] for r in pq.read_table(partition).to_pylist()}
+    assert found == {
+        (row, "k"): digest(encodings[row] for encodings in expected.values()) for row in range(22)
+    }
 
 
 def cut(path: Path, size: int) -> None:
