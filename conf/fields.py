@@ -93,7 +93,9 @@ class MultiValuedField(_FieldBase, VocabularyOptions):
         description="Values kept per row, the first ones; shorter lists are padded."
     )
     delimiter: Annotated[str, Field(min_length=1)] | None = Field(
-        None, description="What separates the values, where the lists are strings."
+        None,
+        description="What separates the values, where the lists are strings; empty parts are no "
+        "values.",
     )
     weighting: Literal["one", "mean", "sqrt"] = Field(
         "mean", description="x of each of n values: 1, 1/n or 1/sqrt(n)."

@@ -3,16 +3,19 @@
 import ctypes
 import errno
 import os
+import re
+import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import fsspec
 from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
-from conf.errors import ConfigError
+from conf.errors import ConfigError, RunError
+from conf.lock import locked
 
 
 def filesystem(path: str) -> tuple[Any, str]:
@@ -89,7 +92,8 @@ def staged_directory(final: str, *, overwrite: bool, proof: str) -> Iterator[str
     Yields the path to write to. When the block ends normally the directory takes the name
     ``final`` (on a local disk in one atomic step, so that a reader sees the old or the new one);
     when it raises, what was staged is removed and ``final`` is as it was. Spark ignores the hidden
-    names.
+    names. What a killed run left beside ``final`` is cleared first, where locks tell that it is
+    dead.
 
     Args:
         final: The directory to publish.
@@ -99,19 +103,61 @@ def staged_directory(final: str, *, overwrite: bool, proof: str) -> Iterator[str
 
     Raises:
         ConfigError: ``final`` exists and may not be replaced.
+        RunError: Another run is writing ``final``, or published it meanwhile.
     """
-    refuse_existing(final, overwrite=overwrite, proof=proof)
     fs, target = filesystem(final)
     parent, _, name = target.rpartition("/")
     staging = f"{parent}/.{name}.staging-{uuid.uuid4().hex[:8]}"
-    fs.makedirs(staging, exist_ok=True)
-    try:
-        yield fs.unstrip_protocol(staging) if "://" in final else staging
+    with _only_run(fs, target) as alone:
+        if alone:
+            _clear_after_killed_runs(fs, target)
         refuse_existing(final, overwrite=overwrite, proof=proof)
-        _replace(fs, staging, target)
-    finally:
-        if fs.exists(staging):
-            fs.rm(staging, recursive=True)
+        before = _version(fs, f"{target}/{proof}")
+        fs.makedirs(staging, exist_ok=True)
+        try:
+            yield fs.unstrip_protocol(staging) if "://" in final else staging
+            if _version(fs, f"{target}/{proof}") not in (before, None):
+                raise RunError(
+                    f"another run published '{final}' meanwhile: that one stays, and nothing of "
+                    f"this one was published; run again if it is to be replaced"
+                )
+            refuse_existing(final, overwrite=overwrite, proof=proof)
+            _replace(fs, staging, target)
+        finally:
+            if fs.exists(staging):
+                fs.rm(staging, recursive=True)
+
+
+def _only_run(fs: Any, target: str) -> AbstractContextManager[bool]:
+    """A lock on a directory to publish; false where there are no locks."""
+    if not isinstance(fs, LocalFileSystem):
+        return nullcontext(False)
+    parent, _, name = target.rpartition("/")
+    fs.makedirs(parent, exist_ok=True)
+    return locked(f"{parent}/.{name}.lock", target)
+
+
+def _clear_after_killed_runs(fs: LocalFileSystem, target: str) -> None:
+    """Put a retired version back if there is no other, and remove what was staged or retired.
+
+    Only for the holder of the lock: then whoever made these directories is dead. (Its JVM may
+    still write for a moment, but only under the old names; what it adds now goes the next time.)
+    """
+    parent, _, name = target.rpartition("/")
+    ours = re.compile(rf"\.{re.escape(name)}\.(staging|retired)-[0-9a-f]{{8}}")
+    for left in sorted(path for path in os.listdir(parent) if ours.fullmatch(path)):
+        if ".retired-" in left and not fs.exists(target):
+            move_directory(fs, f"{parent}/{left}", target)
+        else:
+            shutil.rmtree(f"{parent}/{left}", ignore_errors=True)
+
+
+def _version(fs: Any, proof: str) -> str | None:
+    """What changes whenever a directory is published anew; None where there is none."""
+    try:
+        return str(fs.ukey(proof))
+    except FileNotFoundError:
+        return None
 
 
 def refuse_existing(final: str, *, overwrite: bool, proof: str) -> None:

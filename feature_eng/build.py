@@ -94,14 +94,14 @@ def build_features(
         ConfigError: The raw table is not there, the output is and may not be replaced, or a field
             is not encoded as in the base.
         DataError: The raw table broke the contract.
+        RunError: Another run builds the same features.
     """
-    storage.refuse_existing(config.features.path, overwrite=overwrite, proof=FILE_NAME)
-    raw = rows_of_days(read_raw(spark, config.raw), config.raw, ds_from, ds_to)
-    unfitted = unfitted_specs(config.fields)
-    grown = read_base(spark, base, unfitted) if base else None
     with storage.staged_directory(
         config.features.path, overwrite=overwrite, proof=FILE_NAME
     ) as staging:
+        raw = rows_of_days(read_raw(spark, config.raw), config.raw, ds_from, ds_to)
+        unfitted = unfitted_specs(config.fields)
+        grown = read_base(spark, base, unfitted) if base else None
         chunks = storage.absolute(f"{staging}/.chunks")
         profile = _pack(canonical_rows(raw, config), config, chunks)
         dictionaries = read_dictionaries(spark, chunks)

@@ -6,6 +6,7 @@ hashed), ``label`` (double, when a label is asked for), ``sample_weight`` (float
 ``_order`` (a hash of the whole row). The underscore keeps them apart from fields.
 """
 
+import re
 from collections.abc import Iterable
 
 from py4j.protocol import Py4JJavaError
@@ -19,9 +20,11 @@ from conf.errors import ConfigError, DataError
 from conf.fields import LABEL, WEIGHT
 from conf.manifest import MISSING, UNKNOWN, FieldSpec
 from conf.schema import LabelConfig, RawConfig
+from feature_eng.spark_errors import first_line
 
 KEYS, SPLIT, DAY, ORDER = "_keys", "_split", "_day", "_order"
 
+_GREATEST_FLOAT32 = (2.0 - 2.0**-23) * 2.0**127
 _DISCRETE = (T.StringType, T.IntegralType, T.BooleanType, T.DateType)
 _EXPECTED = {
     "categorical": "a string, integer, boolean or date",
@@ -47,7 +50,7 @@ def read_raw(spark: SparkSession, raw: RawConfig) -> DataFrame:
             return spark.read.table(raw.table or "")
         return spark.read.format(raw.format).options(**raw.options).load(raw.path)
     except (PySparkException, Py4JJavaError) as error:
-        raise DataError(f"raw table '{raw.name}' cannot be read: {_first_line(error)}") from None
+        raise DataError(f"raw table '{raw.name}' cannot be read: {first_line(error)}") from None
 
 
 def rows_of_days(
@@ -62,22 +65,39 @@ def rows_of_days(
         last: YYYY-MM-DD, or None for all from the first.
 
     Raises:
-        DataError: The table has no date column.
+        DataError: The table has no date column, or one of its files was cut off to nothing.
     """
-    if first is None and last is None:
-        return raw
-    # As text: partition discovery makes a date of it, a plain column is often a string.
-    day = named_column(raw, config.ds_column, "ds_column").cast("string")
-    if first is not None:
-        raw = raw.where(day >= first)
-    return raw if last is None else raw.where(day <= last)
+    _refuse_empty_files(config, first, last)
+    if first is not None or last is not None:
+        # As text: partition discovery makes a date of it, a plain column is often a string.
+        day = named_column(raw, config.ds_column, "ds_column").cast("string")
+        raw = raw if first is None else raw.where(day >= first)
+        raw = raw if last is None else raw.where(day <= last)
+    return raw
+
+
+def _refuse_empty_files(config: RawConfig, first: str | None, last: str | None) -> None:
+    """Spark passes over files without a byte, but no Parquet file of the days is that short."""
+    if config.path is None or config.format != "parquet":
+        return
+    fs, plain = storage.filesystem(config.path)
+    for path, info in fs.find(plain, detail=True).items():
+        below = path.removeprefix(plain)
+        if info["size"] or re.search("/[._]", below):
+            continue
+        day = re.search(f"/{re.escape(config.ds_column)}=([^/]*)/", below)
+        if day is None or (first or day[1]) <= day[1] <= (last or day[1]):
+            raise DataError(
+                f"raw table '{config.name}': '{path}' has 0 bytes, which is no Parquet file; "
+                f"write it again, or remove it"
+            )
 
 
 def field_column(raw: DataFrame, field: FieldSpec) -> Column:
     """The raw value of a field in its canonical form.
 
     A value of a vocabulary is a string, one that is hashed its id; a number is clipped and its
-    log(1 + x) taken if asked for. NaN and infinities become null.
+    log(1 + x) taken if asked for. NaN, infinities and numbers that no float32 holds become null.
 
     Raises:
         DataError: The column is missing or of a type that the field's kind cannot take.
@@ -88,7 +108,7 @@ def field_column(raw: DataFrame, field: FieldSpec) -> Column:
     except AnalysisException as error:
         raise DataError(
             f"field '{field.name}': '{field.source}' does not fit the raw table: "
-            f"{_first_line(error)}"
+            f"{first_line(error)}"
         ) from None
     if not _fits(field.kind, found):
         raise DataError(
@@ -197,10 +217,5 @@ def _fits(kind: str, found: T.DataType) -> bool:
 
 
 def _finite(value: Column) -> Column:
-    return F.when(F.isnan(value) | (F.abs(value) == float("inf")), None).otherwise(value)
-
-
-def _first_line(error: Exception) -> str:
-    if isinstance(error, Py4JJavaError):
-        return str(error.java_exception).splitlines()[0]
-    return str(error).strip().splitlines()[0]
+    # NaN is greater than any number. What no float32 holds would be infinite in the features.
+    return F.when(F.abs(value) > _GREATEST_FLOAT32, None).otherwise(value)

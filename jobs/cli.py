@@ -12,9 +12,10 @@ from types import FrameType
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
 
-from conf.errors import EXIT_INTERRUPTED, DataError, PipelineError, RunError
+from conf.errors import EXIT_INTERRUPTED, PipelineError, RunError
 from conf.loader import load_config
 from conf.schema import Config
+from feature_eng import spark_errors
 
 _STOPPED = "what was under way was not published; what was published before is as it was"
 
@@ -122,11 +123,8 @@ def _explained(error: Exception) -> PipelineError | None:
     """The error as its reader needs it, or None for a bug."""
     if isinstance(error, PipelineError):
         return error
-    first_line = str(error).strip().split("\n")[0]
-    if isinstance(error, PySparkException):
-        return DataError(f"Spark could not process the data: {first_line} (-v shows all)")
-    if isinstance(error, Py4JError):
-        return RunError(f"Spark failed: {first_line} (-v shows all)")
+    if isinstance(error, PySparkException | Py4JError):
+        return spark_errors.explained(error)
     if isinstance(error, OSError):
         return RunError(f"a file could not be read or written: {error}")
     return None

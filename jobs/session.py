@@ -33,7 +33,8 @@ def spark_session(config: SparkConfig) -> SparkSession:
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # else the first on PATH
         own: Properties = {
             "spark.ui.showConsoleProgress": "false",
-            "spark.log.level": "ERROR",
+            # Here each error ends the job, which says it without the stack.
+            "spark.log.level": "FATAL" if config.master.startswith("local") else "ERROR",
             **config.conf,
         }
         builder = builder.master(config.master).config(map=own)

@@ -1,9 +1,17 @@
+import errno
+import multiprocessing
+import os
+import re
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from conf import storage
-from conf.errors import ConfigError
+from conf.errors import ConfigError, RunError
 
 
 def test_a_staged_directory_replaces_the_old_one_whole(tmp_path: Path) -> None:
@@ -88,18 +96,142 @@ def test_replacing_works_without_an_atomic_swap(
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_an_output_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+def write(directory: Path, text: str) -> None:
+    directory.mkdir(exist_ok=True)
+    (directory / "mark").write_text(text)
+
+
+@pytest.mark.parametrize("earlier", [None, "earlier"])
+def test_what_is_published_meanwhile_is_not_replaced(tmp_path: Path, earlier: str | None) -> None:
+    """By a run that no lock keeps out: on another store, or of an earlier release."""
+    final = tmp_path / "out"
+    if earlier:
+        write(final, earlier)
+
+    def publish() -> None:
+        with storage.staged_directory(str(final), overwrite=bool(earlier), proof="mark") as staging:
+            write(Path(staging), "mine")
+            write(final, "theirs")
+
+    with pytest.raises(RunError, match=r"another run published '.*/out' meanwhile"):
+        publish()
+    assert (final / "mark").read_text() == "theirs"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_appears_meanwhile_and_is_not_ours_is_left_alone(tmp_path: Path) -> None:
     final = tmp_path / "out"
 
     def publish() -> None:
-        with storage.staged_directory(str(final), overwrite=False, proof="mark") as staging:
-            storage.write_text(f"{staging}/mark", "mine")
+        with storage.staged_directory(str(final), overwrite=True, proof="mark"):
             final.mkdir()
-            (final / "mark").write_text("theirs")
+            (final / "precious.txt").touch()
 
-    with pytest.raises(ConfigError, match="exists; say --overwrite"):
+    with pytest.raises(ConfigError, match="holds no mark"):
         publish()
-    assert (final / "mark").read_text() == "theirs"
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "precious.txt"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_of_runs_at_once_one_wins_and_the_others_say_so(tmp_path: Path, overwrite: bool) -> None:
+    final = tmp_path / "out"
+    if overwrite:
+        write(final, "earlier")
+    start, refused = threading.Barrier(8), []
+
+    def publish(number: int) -> None:
+        start.wait()
+        try:
+            with storage.staged_directory(str(final), overwrite=overwrite, proof="mark") as staging:
+                write(Path(staging), str(number))
+                deadline = time.monotonic() + 30
+                while len(refused) < 7 and time.monotonic() < deadline:
+                    time.sleep(0.01)
+        except RunError as error:
+            refused.append((number, str(error)))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(publish, range(8)))
+    (winner,) = {*range(8)} - {number for number, _ in refused}
+    holder = f"process {os.getpid()} on {socket.gethostname()}"
+    message = re.compile(rf"another run \(({holder}|just started)\) is writing '{final}': it goes")
+    assert all(message.match(error) for _, error in refused)
+    assert (final / "mark").read_text() == str(winner)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def publish_and_die(final: str, moment: str) -> None:
+    """Stands for kill -9: nothing of ours runs after it."""
+    fs, _ = storage.filesystem(final)
+    move, moved = type(fs).mv, []
+
+    def die(*_: object, **__: object) -> bool:
+        os._exit(9)
+
+    def die_second(self: object, *names: str, **options: object) -> None:
+        moved.append(names)
+        move(self, *names, **options) if len(moved) == 1 else die()
+
+    if moment == "between two renames":
+        storage._exchange = lambda one, other: False
+        type(fs).mv = die_second
+    elif moment == "before the swap":
+        storage._exchange = die
+    elif moment == "after the swap":
+        type(fs).rm = die
+    with storage.staged_directory(final, overwrite=True, proof="mark") as staging:
+        write(Path(staging), "killed")
+        if moment == "while it writes":
+            die()
+
+
+@pytest.mark.parametrize(
+    ("moment", "current"),
+    [
+        ("while it writes", "earlier"),
+        ("before the swap", "earlier"),
+        ("after the swap", "killed"),
+        ("between two renames", None),
+    ],
+)
+def test_the_next_run_clears_what_a_killed_one_left(
+    tmp_path: Path, moment: str, current: str | None
+) -> None:
+    final = tmp_path / "out"
+    write(final, "earlier")
+    others = {".out.staging-x", ".out.d.staging-01234567", "out.staging-01234567"}
+    for name in others:
+        (tmp_path / name).mkdir()
+    killed = multiprocessing.get_context("fork").Process(
+        target=publish_and_die, args=(str(final), moment)
+    )
+    killed.start()
+    killed.join()
+    assert killed.exitcode == 9
+    assert (final / "mark").read_text() == current if current else not final.exists()
+    assert {path.name for path in tmp_path.iterdir()} > others | {".out.lock"}
+    with storage.staged_directory(str(final), overwrite=True, proof="mark") as staging:
+        assert (final / "mark").read_text() == (current or "earlier")
+        assert {path.name for path in tmp_path.iterdir()} == others | {
+            "out",
+            ".out.lock",
+            Path(staging).name,
+        }
+        write(Path(staging), "next")
+    assert (final / "mark").read_text() == "next"
+    assert {path.name for path in tmp_path.iterdir()} == others | {"out"}
+
+
+def test_without_locks_nothing_is_cleared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    left = tmp_path / ".out.staging-01234567"
+    left.mkdir()
+    with storage.staged_directory(f"{tmp_path}/out", overwrite=True, proof="mark") as staging:
+        write(Path(staging), "new")
+    assert {path.name for path in tmp_path.iterdir()} == {"out", left.name}
 
 
 @pytest.mark.parametrize(
