@@ -25,6 +25,7 @@ from conf.schema import SPLITS, Config
 from feature_eng.base import read_base
 from feature_eng.encode import encode_fields
 from feature_eng.fields import fitted_specs, unfitted_specs
+from feature_eng.negatives import DRAWN, with_negatives
 from feature_eng.profile import Profile, profile_rows
 from feature_eng.raw import (
     DAY,
@@ -51,21 +52,22 @@ logger = logging.getLogger(__name__)
 
 
 def canonical_rows(raw: DataFrame, config: Config) -> DataFrame:
-    """Label, weight, fields, keys, split and day of every raw row, in canonical types.
+    """Label, weight, fields, keys, split and day of every row, raw or drawn, in canonical types.
 
     Raises:
-        DataError: A configured column is missing or of the wrong type.
+        DataError: A configured column is missing or of the wrong type, or negatives cannot be
+            drawn.
     """
-    keys = key_columns(raw, config.keys)
+    label, keys = label_column(raw, config.label), key_columns(raw, config.keys)
+    weights = [weight_column(raw, config.weight)] if config.weight else []
     columns = [field_column(raw, spec) for spec in unfitted_specs(config.fields)]
-    return raw.select(
-        label_column(raw, config.label),
-        *([weight_column(raw, config.weight)] if config.weight else []),
-        *columns,
-        keys,
-        split_column(raw, keys, config.split),
-        day_column(raw, config.raw),
-    )
+    split, day = split_column(raw, keys, config.split), day_column(raw, config.raw)
+    if config.negatives is not None:
+        raw = with_negatives(
+            raw, config.negatives, keys=keys, positive=label == 1, train=split == "train"
+        )
+        label = F.when(F.col(DRAWN), 0.0).otherwise(label).alias(LABEL)
+    return raw.select(label, *weights, *columns, keys, split, day)
 
 
 def build_features(
@@ -100,6 +102,9 @@ def build_features(
     profile = profile_rows(rows, config)
     logger.info("%d rows: %s", sum(profile.rows.values()), profile.rows)
     workers, train_rows = config.train.num_workers, profile.rows["train"]
+    # Each row with label 1 had its negatives drawn.
+    per_positive = config.negatives.per_positive if config.negatives else 0
+    num_drawn = per_positive * int(sum(profile.positives.values()))
     with storage.staged_directory(
         config.features.path, overwrite=overwrite, proof=FILE_NAME
     ) as staging:
@@ -129,7 +134,7 @@ def build_features(
             base=grown.manifest.vocabulary_fingerprint if grown else None,
             source=SourceSpec(
                 name=config.raw.name,
-                rows=sum(profile.rows.values()),
+                rows=sum(profile.rows.values()) - num_drawn,
                 ds_from=ds_from,
                 ds_to=ds_to,
             ),
