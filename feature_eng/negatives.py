@@ -51,7 +51,8 @@ def with_negatives(
     touches = _touches(raw, negatives, keys, positive, train)
     items = _items(touches, popularity=negatives.strategy == "popularity").persist()
     users = _users(touches, items).persist()
-    weights = items.orderBy("_index").select("_weight").toArrow()["_weight"].to_numpy()
+    numbered = items.select("_index", "_weight").toArrow()
+    weights = numbered.sort_by("_index")["_weight"].to_numpy()
     _check(users, len(weights), negatives)
     schema = T.StructType(
         [
