@@ -8,10 +8,7 @@ from conf.section import Positive, Section, Seed
 
 
 class NegativesConfig(Section):
-    """For every row with label 1, rows with label 0: items that its user never touched.
-
-    A drawn row is the positive's row with another item, so time, day and context are kept.
-    """
+    """Each row with label 1 again with label 0, for items that its user never touched."""
 
     per_positive: Positive = Field(description="Rows drawn for each positive, of distinct items.")
     strategy: Literal["uniform", "popularity"] = Field(
@@ -21,15 +18,17 @@ class NegativesConfig(Section):
     )
     exclude: Literal["seen"] = Field(
         "seen",
-        description="Items that are never drawn for a user: those of all his rows, whatever their "
-        "label and split.",
+        description="Items that are never drawn for a user: those of all the user's rows, "
+        "whatever their label and split.",
     )
     user: Annotated[list[str], Field(min_length=1)] = Field(
         description="Raw columns that name a user."
     )
     item: str = Field(description="Raw column that names an item; belongs into keys.")
     item_columns: list[str] = Field(
-        [], description="Raw columns that go with the item; all others are the positive's."
+        [],
+        description="Raw columns that go with the item; all others, such as time, day and weight, "
+        "are the positive's.",
     )
     seed: Seed = Field(0, description="Of the draws.")
 

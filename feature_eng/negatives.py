@@ -1,7 +1,7 @@
 """Negatives for implicit feedback: the positives' rows again, with items their users never touched.
 
-Rows stay in Spark. Through numpy go, once per user, the numbers of the items he touched and the
-hashes of his positives' keys; the rows are joined to what was drawn for their hash.
+Rows stay in Spark. Through numpy go, once per user, the numbers of the items touched and the hashes
+of the positives' keys; the rows are joined to what was drawn for their hash.
 """
 
 from collections.abc import Iterable, Iterator
@@ -190,8 +190,8 @@ def draw_items(
 ) -> Integers:
     """Draw distinct items for each row, in proportion to their weights, but none its user has seen.
 
-    Items lie on a line, each as long as its weight. For a user the pieces of the items that he has
-    seen are cut out and the rest pushed together; a draw is a point on what is left, and the item
+    Items lie on a line, each as long as its weight. For a user the pieces of the items seen are cut
+    out and the rest pushed together; a draw is a point on what is left, and the item
     it lies on is cut out for the row's next draws. So nothing is ever drawn again.
 
     Args:
