@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from conf.fields import FieldConfig
+from conf.negatives import NegativesConfig
 from conf.section import NAME, Positive, Section, Seed
 
 SCORE = "score"
@@ -299,6 +300,9 @@ class Config(Section):
     fields: Annotated[list[FieldConfig], Field(min_length=1)] = Field(
         description="What the model sees."
     )
+    negatives: NegativesConfig | None = Field(
+        None, description="Draw rows with label 0 for those with label 1 (implicit feedback)."
+    )
     split: SplitConfig = Field(description="Which rows train, validate and test.")
     features: FeaturesConfig = Field(description="The encoded data set.")
     model: ModelConfig = Field(ModelConfig(), description="The model.")
@@ -325,6 +329,8 @@ class Config(Section):
             )
         if (self.train.launcher == "hosts") != (self.train.hosts is not None):
             raise ValueError("train.hosts goes with train.launcher: hosts, and only with it")
+        if self.task == "regression" and self.negatives is not None:
+            raise ValueError("negatives: rows with label 0 are drawn for task binary only")
         if self.task == "regression" and self.train.early_stopping.metric != "rmse":
             raise ValueError("train.early_stopping.metric: a regression is judged by 'rmse'")
         return self

@@ -26,6 +26,7 @@ from feature_eng.base import Base, read_base
 from feature_eng.chunks import pack, read_dictionaries
 from feature_eng.encode import local_ids
 from feature_eng.fields import fitted_specs, unfitted_specs, with_rates
+from feature_eng.negatives import DRAWN, with_negatives
 from feature_eng.profile import Profile, read_profile, statistics
 from feature_eng.raw import (
     KEYS,
@@ -52,21 +53,22 @@ logger = logging.getLogger(__name__)
 
 
 def canonical_rows(raw: DataFrame, config: Config) -> DataFrame:
-    """Label, weight, fields, split, day and order of every raw row, in canonical types.
+    """Label, weight, fields, split, day and order of every row, raw or drawn, in canonical types.
 
     Raises:
-        DataError: A configured column is missing or of the wrong type.
+        DataError: A configured column is missing or of the wrong type, or negatives cannot be
+            drawn.
     """
-    keys = key_columns(raw, config.keys)
+    label, keys = label_column(raw, config.label), key_columns(raw, config.keys)
+    weights = [weight_column(raw, config.weight)] if config.weight else []
     columns = [field_column(raw, spec) for spec in unfitted_specs(config.fields)]
-    rows = raw.select(
-        label_column(raw, config.label),
-        *([weight_column(raw, config.weight)] if config.weight else []),
-        *columns,
-        keys,
-        split_column(raw, keys, config.split),
-        day_column(raw, config.raw),
-    )
+    split, day = split_column(raw, keys, config.split), day_column(raw, config.raw)
+    if config.negatives is not None:
+        raw = with_negatives(
+            raw, config.negatives, keys=keys, positive=label == 1, train=split == "train"
+        )
+        label = F.when(F.col(DRAWN), 0.0).otherwise(label).alias(LABEL)
+    rows = raw.select(label, *weights, *columns, keys, split, day)
     row = key_hash(F.struct(*rows.columns), config.features.seed)
     return rows.withColumn(ORDER, row).drop(KEYS)
 
@@ -127,7 +129,7 @@ def build_features(
             base=grown.manifest.vocabulary_fingerprint if grown else None,
             source=SourceSpec(
                 name=config.raw.name,
-                rows=sum(profile.rows.values()),
+                rows=sum(profile.rows.values()) - _num_drawn(config, profile),
                 ds_from=ds_from,
                 ds_to=ds_to,
             ),
@@ -147,6 +149,12 @@ def _pack(rows: DataFrame, config: Config, chunks: str) -> Profile:
     profile = read_profile((seen.get[f"m{number}"] for number in range(len(wanted))), config)
     logger.info("%d rows: %s", packed, profile.rows)
     return profile
+
+
+def _num_drawn(config: Config, profile: Profile) -> int:
+    """Rows that no raw table holds: every row with label 1 had its negatives drawn."""
+    per_positive = config.negatives.per_positive if config.negatives else 0
+    return per_positive * int(sum(profile.positives.values()))
 
 
 def _writer(

@@ -54,10 +54,13 @@ def plan(config: Config, options: argparse.Namespace) -> list[str]:
     kinds = [
         f"  {field.name}: {field.kind} of {field.source}" for field in unfitted_specs(config.fields)
     ]
+    drawn = config.negatives
+    negatives = [f"negatives: {drawn.per_positive} per positive, {drawn.strategy}"] if drawn else []
     return [
         f"build_features: {config.raw.name} ({len(raw.columns)} columns) -> {config.features.path}",
         f"label: {config.label.column} ({config.task}), split: {config.split.kind}",
         *([f"weight: {config.weight}"] if config.weight else []),
+        *negatives,
         "rows: " + ", ".join(f"{split} {profile.rows[split]:,}" for split in SPLITS),
         f"{len(kinds)} fields:",
         *kinds,
