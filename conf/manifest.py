@@ -57,6 +57,11 @@ class FieldSpec(Section):
         {}, description="Multi-valued: share of rows with more values than length."
     )
 
+    histogram: list[int] = Field(
+        [],
+        description="Ids of the training rows by cell: feature_eng.histogram; numbers have none.",
+    )
+
     def encodes_like(self, other: "FieldSpec") -> bool:
         """Whether a value has the same x and, with the same vocabulary, the same local id in both.
 
@@ -105,6 +110,24 @@ class SourceSpec(Section):
     ds_to: str | None = Field(None, description="Last day that was taken.")
 
 
+Outcome = Literal["pass", "warn", "fail"]
+
+
+class CheckResult(Section):
+    """One line of the data contract, held against the data."""
+
+    check: str
+    of: str = Field(description="Column or field; empty for the whole table.")
+    expected: str
+    found: str
+    outcome: Outcome
+
+    def line(self) -> str:
+        """The result as one line."""
+        of = f" of '{self.of}'" if self.of else ""
+        return f"{self.outcome}: {self.check}{of}: {self.expected} expected, {self.found} found"
+
+
 class Manifest(Section):
     """A version of the features."""
 
@@ -124,6 +147,7 @@ class Manifest(Section):
         None, description="Of the vocabulary that this one grew from, ids and all."
     )
     source: SourceSpec
+    checks: list[CheckResult] = Field([], description="The data contract, as it was found.")
     config_fingerprint: str
     software: dict[str, str]
     created_at: str

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from conf.checks import ChecksConfig
 from conf.fields import FieldConfig
 from conf.negatives import NegativesConfig
 from conf.section import NAME, Positive, Section, Seed
@@ -304,6 +305,7 @@ class Config(Section):
         None, description="Draw rows with label 0 for those with label 1 (implicit feedback)."
     )
     split: SplitConfig = Field(description="Which rows train, validate and test.")
+    checks: ChecksConfig = Field(ChecksConfig(), description="The contract of the data.")
     features: FeaturesConfig = Field(description="The encoded data set.")
     model: ModelConfig = Field(ModelConfig(), description="The model.")
     train: TrainConfig = Field(description="The training.")
@@ -322,6 +324,11 @@ class Config(Section):
         taken = {name.lower() for name in self.keys} & {SCORE, *SCORE_COLUMNS}
         if taken:
             raise ValueError(f"keys: '{taken.pop()}' is a column of the scores; rename it")
+        strangers = self.checks.max_unknown_share.keys() - {field.name for field in self.fields}
+        if strangers:
+            raise ValueError(f"checks.max_unknown_share: there is no field '{min(strangers)}'")
+        if self.checks.label_rate and self.task != "binary":
+            raise ValueError("checks.label_rate goes with task: binary")
         if self.train.batch_size < self.train.num_workers:
             raise ValueError(
                 f"train.batch_size {self.train.batch_size} is less than one row for each of "

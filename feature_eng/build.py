@@ -6,40 +6,31 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 
 from pyspark.sql import DataFrame, Observation, SparkSession
-from pyspark.sql import functions as F
 
 from conf import storage
-from conf.errors import RunError
+from conf.errors import DataError, RunError
 from conf.fields import LABEL, WEIGHT
 from conf.loader import dump_config
 from conf.manifest import (
     FILE_NAME,
     SCHEMA_VERSION,
+    CheckResult,
     FieldSpec,
     Manifest,
     SourceSpec,
     SplitSpec,
+    read_manifest,
     write_manifest,
 )
 from conf.schema import SPLITS, Config
+from feature_eng import checks as contract
 from feature_eng.base import Base, read_base
+from feature_eng.canonical import canonical_rows
 from feature_eng.chunks import pack, read_dictionaries
 from feature_eng.encode import local_ids
 from feature_eng.fields import fitted_specs, unfitted_specs, with_rates
-from feature_eng.negatives import DRAWN, with_negatives
 from feature_eng.profile import Profile, read_profile, statistics
-from feature_eng.raw import (
-    KEYS,
-    ORDER,
-    day_column,
-    field_column,
-    key_columns,
-    label_column,
-    read_raw,
-    rows_of_days,
-    weight_column,
-)
-from feature_eng.split import key_hash, split_column
+from feature_eng.raw import KEYS, read_raw, rows_of_days
 from feature_eng.vocabulary import (
     fingerprint,
     fit_vocabulary,
@@ -50,27 +41,6 @@ from feature_eng.vocabulary import (
 from feature_eng.write import SplitWriter, WrittenSplit, write_splits
 
 logger = logging.getLogger(__name__)
-
-
-def canonical_rows(raw: DataFrame, config: Config) -> DataFrame:
-    """Label, weight, fields, split, day and order of every row, raw or drawn, in canonical types.
-
-    Raises:
-        DataError: A configured column is missing or of the wrong type, or negatives cannot be
-            drawn.
-    """
-    label, keys = label_column(raw, config.label), key_columns(raw, config.keys)
-    weights = [weight_column(raw, config.weight)] if config.weight else []
-    columns = [field_column(raw, spec) for spec in unfitted_specs(config.fields)]
-    split, day = split_column(raw, keys, config.split), day_column(raw, config.raw)
-    if config.negatives is not None:
-        raw = with_negatives(
-            raw, config.negatives, keys=keys, positive=label == 1, train=split == "train"
-        )
-        label = F.when(F.col(DRAWN), 0.0).otherwise(label).alias(LABEL)
-    rows = raw.select(label, *weights, *columns, keys, split, day)
-    row = key_hash(F.struct(*rows.columns), config.features.seed)
-    return rows.withColumn(ORDER, row).drop(KEYS)
 
 
 def build_features(
@@ -105,7 +75,7 @@ def build_features(
         unfitted = unfitted_specs(config.fields)
         grown = read_base(spark, base, unfitted) if base else None
         chunks = storage.absolute(f"{staging}/.chunks")
-        profile = _pack(canonical_rows(raw, config), config, chunks)
+        profile, found = _pack(canonical_rows(raw, config), config, chunks)
         dictionaries = read_dictionaries(spark, chunks)
         write_vocabulary(
             fit_vocabulary(dictionaries, config.fields, grown.vocabulary if grown else None),
@@ -118,18 +88,21 @@ def build_features(
             local_ids(dictionaries, vocabulary, fields),
             _writer(config, profile, fields, grown, chunks, storage.absolute(staging)),
         )
+        fields = with_rates(fields, written)
         storage.remove(chunks)
+        checks = _check(config, dict(raw.dtypes), found, profile, fields, written, grown)
         storage.write_text(f"{staging}/config.yaml", dump_config(config))
         manifest = _manifest(
             config,
             profile,
-            with_rates(fields, written),
+            fields,
             written,
+            checks,
             vocabulary=fingerprint(vocabulary),
             base=grown.manifest.vocabulary_fingerprint if grown else None,
             source=SourceSpec(
                 name=config.raw.name,
-                rows=sum(profile.rows.values()) - _num_drawn(config, profile),
+                rows=_raw_rows(config, profile),
                 ds_from=ds_from,
                 ds_to=ds_to,
             ),
@@ -138,23 +111,56 @@ def build_features(
     return manifest
 
 
-def _pack(rows: DataFrame, config: Config, chunks: str) -> Profile:
-    """Write the rows as chunks, and in the same pass count, check and fit."""
-    seen = Observation()
+def _pack(rows: DataFrame, config: Config, chunks: str) -> tuple[Profile, dict[str, int]]:
+    """Write the rows as chunks, and in the same pass count, check and fit.
+
+    Returns the profile, and what the checks of the raw columns counted.
+    """
+    of_rows, of_columns = statistics(config), contract.statistics(config.checks.columns)
     # By position: a field's name would be read as a part of an expression.
     wanted = [
-        column.alias(f"m{number}") for number, column in enumerate(statistics(config).values())
+        column.alias(f"m{number}")
+        for number, column in enumerate((*of_rows.values(), *of_columns.values()))
     ]
-    packed = pack(rows.observe(seen, *wanted), unfitted_specs(config.fields), chunks)
-    profile = read_profile((seen.get[f"m{number}"] for number in range(len(wanted))), config)
+    seen = Observation()
+    observed = rows.observe(seen, *wanted).drop(KEYS, contract.CHECKED)
+    packed = pack(observed, unfitted_specs(config.fields), chunks)
+    found = [seen.get[f"m{number}"] for number in range(len(wanted))]
+    profile = read_profile(found[: len(of_rows)], config)
     logger.info("%d rows: %s", packed, profile.rows)
-    return profile
+    return profile, dict(zip(of_columns, found[len(of_rows) :], strict=True))
 
 
-def _num_drawn(config: Config, profile: Profile) -> int:
-    """Rows that no raw table holds: every row with label 1 had its negatives drawn."""
+def _raw_rows(config: Config, profile: Profile) -> int:
+    """Rows of the raw table: others were drawn, as negatives, for every row with label 1."""
     per_positive = config.negatives.per_positive if config.negatives else 0
-    return per_positive * int(sum(profile.positives.values()))
+    return sum(profile.rows.values()) - per_positive * int(sum(profile.positives.values()))
+
+
+def _check(
+    config: Config,
+    types: dict[str, str],
+    found: dict[str, int],
+    profile: Profile,
+    fields: list[FieldSpec],
+    written: dict[str, WrittenSplit],
+    base: Base | None,
+) -> list[CheckResult]:
+    """Hold the build against its contract before anything is published."""
+    results = contract.check_columns(config.checks.columns, types, found)
+    previous = base.manifest if base else _replaced(config)
+    results += contract.check_build(config, _raw_rows(config, profile), profile, fields, previous)
+    if base:
+        results += contract.check_drift(config.checks, fields, written["train"], base)
+    return contract.settle(results, config.checks.on_breach)
+
+
+def _replaced(config: Config) -> Manifest | None:
+    """The manifest of the version that is replaced, if there is one that this release reads."""
+    try:
+        return read_manifest(config.features.path)
+    except DataError:
+        return None
 
 
 def _writer(
@@ -185,6 +191,7 @@ def _manifest(
     profile: Profile,
     fields: list[FieldSpec],
     written: dict[str, WrittenSplit],
+    checks: list[CheckResult],
     *,
     vocabulary: str,
     base: str | None,
@@ -214,6 +221,7 @@ def _manifest(
         vocabulary_fingerprint=vocabulary,
         base_fingerprint=base,
         source=source,
+        checks=checks,
         config_fingerprint=config.fingerprint(),
         software={name: version(name) for name in ("pyspark", "pyarrow", "numpy")},
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),

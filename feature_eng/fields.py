@@ -112,6 +112,7 @@ def with_rates(fields: Sequence[FieldSpec], written: Mapping[str, WrittenSplit])
             cells = {split: written[split].cells[number] for split in SPLITS}
             rows = {split: sum(file.rows for file in written[split].files) for split in SPLITS}
             update["missing_rate"] = {s: int(cells[s][0]) / rows[s] for s in SPLITS}
+            update["histogram"] = cells["train"].tolist()
             update["oov_rate"] = {
                 s: int(cells[s][1]) / max(1, int(cells[s][1:].sum())) for s in SPLITS
             }

@@ -6,6 +6,8 @@ of hashes share up to 64, and the values of a vocabulary are ranked by their ids
 compare, and frequent values are not lost among rare ones.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -30,6 +32,23 @@ def histogram(ids: npt.NDArray[np.int32], field: FieldSpec, cardinality: int) ->
     flat = ids.ravel()
     cells = _cells(flat[flat != PADDING], field, cardinality)
     return np.bincount(cells, minlength=2)
+
+
+def stability_index(expected: Sequence[int] | Array, found: Sequence[int] | Array) -> float:
+    """Population stability index of two histograms, the unknown left out.
+
+    sum (p - q) ln(p / q) over the cells' shares p and q: the symmetric Kullback-Leibler divergence.
+    Half a row is added to each cell, so that an empty one counts for something finite. By custom
+    below 0.1 is no shift, above 0.25 a large one.
+    """
+    size = max(len(expected), len(found))
+    p, q = (
+        np.pad(np.asarray(counts, np.float64), (0, size - len(counts))) + 0.5
+        for counts in (expected, found)
+    )
+    known = np.arange(size) != UNKNOWN
+    p, q = p[known] / p[known].sum(), q[known] / q[known].sum()
+    return float(((p - q) * np.log(p / q)).sum())
 
 
 def _cells(ids: npt.NDArray[np.int32], field: FieldSpec, cardinality: int) -> Array:

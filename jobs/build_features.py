@@ -6,7 +6,8 @@ import time
 from conf import storage
 from conf.manifest import FILE_NAME
 from conf.schema import SPLITS, Config
-from feature_eng.build import build_features, canonical_rows
+from feature_eng.build import build_features
+from feature_eng.canonical import canonical_rows
 from feature_eng.fields import unfitted_specs
 from feature_eng.profile import profile_rows
 from feature_eng.raw import read_raw, rows_of_days

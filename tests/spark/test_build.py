@@ -13,7 +13,8 @@ from pyspark.sql import SparkSession
 from conf.errors import ConfigError, DataError
 from conf.manifest import Manifest, read_manifest
 from conf.schema import Config
-from feature_eng.build import build_features, canonical_rows
+from feature_eng.build import build_features
+from feature_eng.canonical import canonical_rows
 from feature_eng.profile import profile_rows
 from tests.data import make_config, raw_table, write_raw
 

@@ -1,5 +1,6 @@
 """A vocabulary that grows night by night, against a dictionary that does the same."""
 
+import math
 import random
 from collections import Counter
 from datetime import date
@@ -11,7 +12,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from conf.errors import ConfigError, DataError
-from conf.manifest import read_manifest
+from conf.manifest import CheckResult, read_manifest
 from conf.schema import Config
 from feature_eng.build import build_features
 from feature_eng.vocabulary import read_vocabulary
@@ -49,13 +50,42 @@ def config(root: Path, number: int, **word: Any) -> Config:
         ],
         "split": {"kind": "column", "column": "s"},
         "features": {"path": f"{root}/features/v{number}", "row_group_rows": 50},
+        "checks": {"on_breach": "warn"},  # nights are as different as can be
     }
     return Config.model_validate(plain)
+
+
+def check_drift(
+    checks: list[CheckResult], known: dict[str, int], then: list[str], now: list[str]
+) -> None:
+    """Against the index over words by rank, 1, 2 to 3, 4 to 7, ..., of the base's vocabulary."""
+
+    def shares(words: list[str]) -> dict[int, float]:
+        ranks = [known[word] - OOV for word in words if word in known]
+        cells = Counter(int(math.log2(rank)) for rank in ranks)
+        cells.update(range(-1, int(math.log2(len(known))) + 1))  # -1: missing
+        return {cell: count - 0.5 for cell, count in cells.items()}
+
+    p, q = shares(then), shares(now)
+    index = sum(
+        (p[c] / sum(p.values()) - q[c] / sum(q.values()))
+        * math.log(p[c] / sum(p.values()) / (q[c] / sum(q.values())))
+        for c in p
+    )
+    unknown = [sum(word not in known for word in words) / len(words) for words in (then, now)]
+    found = {(check.check, check.of): check for check in checks}
+    for what, value in (("drift", index), ("rise of unknown share", unknown[1] - unknown[0])):
+        assert found[what, "word"].found == f"{value:.4f}"
+        assert (found[what, "word"].outcome == "pass") == (value < 0.1)
+    assert ("drift", "cost") in found  # buckets have ids too
+    assert ("drift", "price") not in found  # a number has none
 
 
 def test_ids_never_move_and_other_fields_are_refused(spark: SparkSession, tmp_path: Path) -> None:
     expected: dict[str, dict[str, Any]] = {}
     base, first = None, None
+    known: dict[str, int] = {}
+    words: list[str] = []
     for number in (1, 2):
         table = night(number)
         write_raw(tmp_path / f"raw-{number}", table)
@@ -83,6 +113,9 @@ def test_ids_never_move_and_other_fields_are_refused(spark: SparkSession, tmp_pa
         assert found == expected
         word, price, cost = manifest.fields
         assert word.cardinality == 1 + OOV + len(expected)
+        if base:
+            check_drift(manifest.checks, known, words, train)
+        known, words = {value: entry["id"] for value, entry in expected.items()}, train
         first = first or (price.shift, price.scale, cost.edges)
         assert (price.shift, price.scale, cost.edges) == first  # what x means does not move either
         base = run.features.path

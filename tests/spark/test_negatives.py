@@ -14,7 +14,7 @@ from pyspark.sql import functions as F
 from conf.errors import ConfigError, DataError
 from conf.negatives import NegativesConfig
 from conf.schema import Config
-from feature_eng.build import canonical_rows
+from feature_eng.canonical import canonical_rows
 from feature_eng.negatives import DRAWN, draw_items, split_mix, with_negatives
 from feature_eng.raw import KEYS
 from tests.data import make_config

@@ -7,7 +7,8 @@ from pyspark.sql import DataFrame, SparkSession
 
 from conf.errors import ConfigError, DataError
 from conf.schema import Config, RawConfig
-from feature_eng.build import build_features, canonical_rows
+from feature_eng.build import build_features
+from feature_eng.canonical import canonical_rows
 from feature_eng.raw import KEYS, read_raw, rows_of_days
 from tests.data import settings
 

@@ -1,0 +1,41 @@
+"""The raw table's rows in canonical columns (see ``feature_eng.raw``), negatives among them."""
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from conf.fields import LABEL
+from conf.schema import Config
+from feature_eng.checks import checked_columns
+from feature_eng.fields import unfitted_specs
+from feature_eng.negatives import DRAWN, with_negatives
+from feature_eng.raw import (
+    ORDER,
+    day_column,
+    field_column,
+    key_columns,
+    label_column,
+    weight_column,
+)
+from feature_eng.split import key_hash, split_column
+
+
+def canonical_rows(raw: DataFrame, config: Config) -> DataFrame:
+    """Label, weight, fields, keys, split, day and order of every row, raw or drawn.
+
+    Raises:
+        DataError: A configured column is missing or of the wrong type, or negatives cannot be
+            drawn.
+    """
+    label, keys = label_column(raw, config.label), key_columns(raw, config.keys)
+    weights = [weight_column(raw, config.weight)] if config.weight else []
+    columns = [field_column(raw, spec) for spec in unfitted_specs(config.fields)]
+    split, day = split_column(raw, keys, config.split), day_column(raw, config.raw)
+    if config.negatives is not None:
+        raw = with_negatives(
+            raw, config.negatives, keys=keys, positive=label == 1, train=split == "train"
+        )
+        label = F.when(F.col(DRAWN), 0.0).otherwise(label).alias(LABEL)
+    is_raw = ~F.col(DRAWN) if config.negatives else F.lit(True)
+    checked = checked_columns(raw, config.checks.columns, is_raw)
+    order = key_hash(F.struct(keys, label, *weights, *columns), config.features.seed)
+    return raw.select(label, *weights, *columns, keys, split, day, order.alias(ORDER), *checked)

@@ -1,0 +1,97 @@
+"""The data contract, against a table that breaks it in known ways."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from pyspark.sql import SparkSession
+
+from conf.errors import ConfigError, DataError
+from conf.manifest import CheckResult
+from feature_eng.build import build_features
+from feature_eng.checks import settle
+from feature_eng.histogram import stability_index
+from tests.data import make_config, raw_table, write_raw
+
+CHECKS = """checks={
+  on_breach: warn, min_rows: 400, label_rate: [0.0, 0.01], max_row_change: 0.5,
+  max_unknown_share: {user: 1.0, item: 0.0},
+  columns: [
+    {column: device, type: string, max_null_share: 0.2, allowed: [a, b]},
+    {column: price, type: int, min: 0, max: 20},
+    {column: age, min: 18, max_null_share: 0},
+    {column: user, allowed: [nobody]}]}"""
+
+
+def test_breaches_are_listed_in_the_manifest(spark: SparkSession, tmp_path: Path) -> None:
+    table = raw_table(300)
+    write_raw(tmp_path / "raw", table)
+    config = make_config(tmp_path, CHECKS)
+    manifest = build_features(spark, config, overwrite=False)
+    columns = {name: table[name].to_pylist() for name in table.column_names}
+    nulls = columns["device"].count(None) / 300
+    dear = sum(price is not None and price > 20 for price in columns["price"])
+    unknown = next(f for f in manifest.fields if f.name == "item").oov_rate["valid"]
+    assert 0.2 < nulls < 1
+    assert dear > 0
+    assert unknown > 0
+    rate = sum(columns["clicked"]) / 300
+    expected = [
+        ("type", "device", "string", "string", "pass"),
+        ("null share", "device", "at most 0.2", f"{nulls:.4f}", "warn"),
+        ("allowed values", "device", "a, b", f"others in {columns['device'].count('c')}", "warn"),
+        ("type", "price", "int", "double", "warn"),
+        ("range", "price", "0 to 20", f"others in {dear}", "warn"),
+        ("null share", "age", "at most 0", "0.0000", "pass"),
+        ("range", "age", "18 to", "others in 0", "pass"),
+        ("allowed values", "user", "nobody", "others in 300", "warn"),
+        ("rows", "", "at least 400", "300", "warn"),
+        ("label rate", "clicked", "0 to 0.01", f"{rate:.4f}", "warn"),
+        ("unknown share", "user", "at most 1", "0.0000", "pass"),
+        ("unknown share", "item", "at most 0", f"{unknown:.4f}", "warn"),
+    ]
+    found = [
+        (c.check, c.of, c.expected, c.found.removesuffix(" of 300 rows"), c.outcome)
+        for c in manifest.checks
+    ]
+    assert found == expected
+
+    # A fifth of the rows, and breaches now end the build: the version that is there stays.
+    write_raw(tmp_path / "few", table.slice(0, 60))
+    again = make_config(tmp_path, CHECKS, "checks.on_breach=fail", f"raw.path={tmp_path}/few")
+    with pytest.raises(DataError) as failed:
+        build_features(spark, again, overwrite=True)
+    lines = str(failed.value).splitlines()
+    assert "broke the contract in 9 of 13 checks; nothing was published" in lines[0]
+    assert "  fail: change from 300 rows: at most 0.5 expected, 0.8000 found" in lines
+    assert "  fail: rows: at least 400 expected, 60 found" in lines
+    assert len(lines) == 10
+    assert [path.name for path in (tmp_path / "features").iterdir()] == ["v1"]
+    assert pa.parquet.read_table(f"{tmp_path}/features/v1/train").num_rows > 60
+
+
+def test_a_check_of_what_is_not_there_is_refused(spark: SparkSession, tmp_path: Path) -> None:
+    write_raw(tmp_path / "raw", raw_table(50))
+    config = make_config(tmp_path, "checks={columns: [{column: colour, max_null_share: 0}]}")
+    with pytest.raises(DataError, match=r"column 'colour' \(wanted by 'checks'\)"):
+        build_features(spark, config, overwrite=False)
+    for checks, message in (
+        ("{max_unknown_share: {colour: 0.1}}", "there is no field 'colour'"),
+        ("{drift: {warn: 0.5}}", "warn 0.5 must not exceed fail 0.25"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            make_config(tmp_path, f"checks={checks}")
+
+
+def test_stability_index_by_hand() -> None:
+    # shares of 3 cells, half a row added, the second cell is the unknown and left out
+    assert stability_index([4, 900, 4], [4, 1, 4]) == 0
+    # p = (0.1, 0.9), q = (0.9, 0.1): 2 * 0.8 * ln 9
+    assert stability_index([4, 0, 40], [40, 7, 4]) == pytest.approx(1.6 * 2.1972245773)
+    # a cell that the other does not have
+    assert 0 < stability_index([10, 0, 10], [10, 0, 10, 1]) < 0.1
+
+
+def test_a_warning_ends_no_build() -> None:
+    warned = CheckResult(check="drift", of="user", expected="", found="", outcome="warn")
+    assert settle([warned], "fail") == [warned]
