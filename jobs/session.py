@@ -22,7 +22,6 @@ _FIXED: Properties = {
     "spark.sql.caseSensitive": "false",
     # mapInArrow: rows per Arrow batch; larger ones spill out of the cache.
     "spark.sql.execution.arrow.maxRecordsPerBatch": "16384",
-    "spark.sql.execution.arrow.maxBytesPerBatch": "2147483647",
 }
 
 
