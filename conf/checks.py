@@ -19,11 +19,17 @@ class ColumnCheck(Section):
     max_null_share: Fraction | None = Field(
         None, description="Most of its rows that may be null; 0 where none may."
     )
-    min: float | None = Field(None, description="Least value of a number.")
+    min: float | None = Field(None, description="Least value of a number; NaN is out of any range.")
     max: float | None = Field(None, description="Greatest value of a number.")
     allowed: Annotated[list[str], Field(min_length=1)] | None = Field(
         None, description="All values that it may hold, as text."
     )
+
+    @model_validator(mode="after")
+    def _range_rises(self) -> "ColumnCheck":
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"'{self.column}': min {self.min:g} must not exceed max {self.max:g}")
+        return self
 
 
 class DriftCheck(Section):
@@ -63,3 +69,9 @@ class ChecksConfig(Section):
     drift: DriftCheck = Field(
         DriftCheck(), description="Of each field's ids from those of the base, if there is one."
     )
+
+    @model_validator(mode="after")
+    def _rate_rises(self) -> "ChecksConfig":
+        if self.label_rate and self.label_rate[0] > self.label_rate[1]:
+            raise ValueError(f"label_rate must rise, found {self.label_rate}")
+        return self

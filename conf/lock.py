@@ -42,6 +42,8 @@ def locked(path: str, what: str) -> Iterator[bool]:
 def _lock(path: str, what: str) -> int | None:
     while True:
         lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        with suppress(PermissionError):  # another user's
+            os.fchmod(lock, 0o666)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from conf.checks import ChecksConfig
-from conf.fields import FieldConfig
+from conf.fields import FieldConfig, VocabularyOptions
 from conf.negatives import NegativesConfig
 from conf.section import NAME, Positive, Section, Seed
 
@@ -324,9 +324,12 @@ class Config(Section):
         taken = {name.lower() for name in self.keys} & {SCORE, *SCORE_COLUMNS}
         if taken:
             raise ValueError(f"keys: '{taken.pop()}' is a column of the scores; rename it")
-        strangers = self.checks.max_unknown_share.keys() - {field.name for field in self.fields}
+        known = {field.name for field in self.fields if isinstance(field, VocabularyOptions)}
+        strangers = self.checks.max_unknown_share.keys() - known
         if strangers:
-            raise ValueError(f"checks.max_unknown_share: there is no field '{min(strangers)}'")
+            raise ValueError(
+                f"checks.max_unknown_share: no field '{min(strangers)}' has a vocabulary"
+            )
         if self.checks.label_rate and self.task != "binary":
             raise ValueError("checks.label_rate goes with task: binary")
         if self.train.batch_size < self.train.num_workers:

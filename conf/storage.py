@@ -54,8 +54,7 @@ def write_text(path: str, text: str) -> None:
 
 def absolute(path: str) -> str:
     """The path as any process on the machine can use it, whatever its working directory."""
-    fs, plain = filesystem(path)
-    return str(plain) if isinstance(fs, LocalFileSystem) else path
+    return path if "://" in path else str(filesystem(path)[1])
 
 
 def remove(path: str) -> None:

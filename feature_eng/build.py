@@ -26,7 +26,7 @@ from conf.schema import SPLITS, Config
 from feature_eng import checks as contract
 from feature_eng.base import Base, read_base
 from feature_eng.canonical import canonical_rows
-from feature_eng.chunks import pack, read_dictionaries
+from feature_eng.chunks import Packed, pack
 from feature_eng.encode import local_ids
 from feature_eng.fields import fitted_specs, unfitted_specs, with_rates
 from feature_eng.profile import Profile, read_profile, statistics
@@ -75,19 +75,21 @@ def build_features(
         unfitted = unfitted_specs(config.fields)
         grown = read_base(spark, base, unfitted) if base else None
         chunks = storage.absolute(f"{staging}/.chunks")
-        profile, found = _pack(canonical_rows(raw, config), config, chunks)
-        dictionaries = read_dictionaries(spark, chunks)
+        packed, profile, found = _pack(canonical_rows(raw, config), config, chunks)
         write_vocabulary(
-            fit_vocabulary(dictionaries, config.fields, grown.vocabulary if grown else None),
+            fit_vocabulary(
+                packed.dictionaries(spark), config.fields, grown.vocabulary if grown else None
+            ),
             staging,
         )
         vocabulary = read_vocabulary(spark, staging)
         sizes = vocabulary_sizes(vocabulary)
         fields = fitted_specs(unfitted, config.fields, profile, sizes, grown)
         written = write_splits(
-            local_ids(dictionaries, vocabulary, fields),
+            local_ids(packed, vocabulary, fields),
             _writer(config, profile, fields, grown, chunks, storage.absolute(staging)),
         )
+        _refuse_lost_rows(profile, written)
         fields = with_rates(fields, written)
         storage.remove(chunks)
         checks = _check(config, dict(raw.dtypes), found, profile, fields, written, grown)
@@ -111,10 +113,10 @@ def build_features(
     return manifest
 
 
-def _pack(rows: DataFrame, config: Config, chunks: str) -> tuple[Profile, dict[str, int]]:
+def _pack(rows: DataFrame, config: Config, chunks: str) -> tuple[Packed, Profile, dict[str, int]]:
     """Write the rows as chunks, and in the same pass count, check and fit.
 
-    Returns the profile, and what the checks of the raw columns counted.
+    Returns the chunks, the profile, and what the checks of the raw columns counted.
     """
     of_rows, of_columns = statistics(config), contract.statistics(config.checks.columns)
     # By position: a field's name would be read as a part of an expression.
@@ -127,14 +129,24 @@ def _pack(rows: DataFrame, config: Config, chunks: str) -> tuple[Profile, dict[s
     packed = pack(observed, unfitted_specs(config.fields), chunks)
     found = [seen.get[f"m{number}"] for number in range(len(wanted))]
     profile = read_profile(found[: len(of_rows)], config)
-    logger.info("%d rows: %s", packed, profile.rows)
-    return profile, dict(zip(of_columns, found[len(of_rows) :], strict=True))
+    logger.info("%d rows: %s", packed.rows, profile.rows)
+    return packed, profile, dict(zip(of_columns, found[len(of_rows) :], strict=True))
 
 
 def _raw_rows(config: Config, profile: Profile) -> int:
     """Rows of the raw table: others were drawn, as negatives, for every row with label 1."""
     per_positive = config.negatives.per_positive if config.negatives else 0
     return sum(profile.rows.values()) - per_positive * int(sum(profile.positives.values()))
+
+
+def _refuse_lost_rows(profile: Profile, written: dict[str, WrittenSplit]) -> None:
+    for split in SPLITS:
+        rows = sum(file.rows for file in written[split].files)
+        if rows != profile.rows[split]:
+            raise RunError(
+                f"{rows} rows came out in '{split}', but {profile.rows[split]} went in: nothing "
+                f"was published; build again, and report it if it stays"
+            )
 
 
 def _check(
@@ -179,7 +191,7 @@ def _writer(
         fields=fields,
         loss_columns=[LABEL, *([WEIGHT] if config.weight else [])],
         num_files=workers
-        * math.ceil(profile.rows["train"] / (workers * config.features.row_group_rows)),
+        * math.ceil(max(profile.rows.values()) / (workers * config.features.row_group_rows)),
         known_then=[
             (before or field).cardinality for before, field in zip(then, fields, strict=True)
         ],
@@ -200,14 +212,10 @@ def _manifest(
     binary = config.task == "binary"
     splits = {}
     for split in SPLITS:
-        rows = sum(file.rows for file in written[split].files)
-        if rows != profile.rows[split]:
-            raise RunError(
-                f"{rows} rows came out in '{split}', but {profile.rows[split]} went in: nothing "
-                f"was published; build again, and report it if it stays"
-            )
         positives = int(profile.positives[split]) if binary else None
-        splits[split] = SplitSpec(files=written[split].files, rows=rows, positives=positives)
+        splits[split] = SplitSpec(
+            files=written[split].files, rows=profile.rows[split], positives=positives
+        )
     return Manifest(
         schema_version=SCHEMA_VERSION,
         name=config.name,

@@ -45,7 +45,7 @@ def statistics(checks: Sequence[ColumnCheck]) -> dict[str, Column]:
         wanted[f"null:{number}"] = F.count_if(F.col(CHECKED).isNotNull() & value.isNull())
         if check.min is not None or check.max is not None:
             x = value.cast("string").try_cast("double")  # of a text as well
-            is_wrong = x.isNull()
+            is_wrong = x.isNull() | F.isnan(x)
             if check.min is not None:
                 is_wrong |= x < check.min
             if check.max is not None:
@@ -168,7 +168,7 @@ def settle(results: Sequence[CheckResult], on_breach: str) -> list[CheckResult]:
         if result.outcome != "pass":
             logger.warning("check: %s", result.line())
     return [
-        result.model_copy(update={"outcome": "warn"}) if result in failed else result
+        result.model_copy(update={"outcome": "warn"}) if result.outcome == "fail" else result
         for result in results
     ]
 

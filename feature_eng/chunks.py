@@ -11,6 +11,7 @@ of this runs in Spark's Python workers. Shapes: n = rows of a chunk, L = length 
 import functools
 import uuid
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -49,16 +50,33 @@ _SCHEMA = pa.schema(
 )
 
 
-def pack(rows: DataFrame, fields: Sequence[FieldSpec], directory: str) -> int:
+@dataclass(frozen=True)
+class Packed:
+    """Chunks that were written.
+
+    Attributes:
+        directory: Where they are.
+        chunks: Their names.
+        rows: Rows in all of them.
+    """
+
+    directory: str
+    chunks: Sequence[int]
+    rows: int
+
+    def dictionaries(self, spark: SparkSession) -> DataFrame:
+        """The dictionaries of all chunks: ``DICTIONARY``; one entry of each is null, for none."""
+        paths = [f"{self.directory}/{_DICTIONARIES}/{chunk}.parquet" for chunk in self.chunks]
+        return spark.read.schema(DICTIONARY).parquet(*paths)
+
+
+def pack(rows: DataFrame, fields: Sequence[FieldSpec], directory: str) -> Packed:
     """Write canonical rows as chunks: the one pass over the raw rows.
 
     Args:
         rows: Canonical rows (see ``feature_eng.raw``).
         fields: All fields, unfitted or fitted.
-        directory: Receives the chunks.
-
-    Returns:
-        The number of rows.
+        directory: Receives the chunks; also those of tasks that were tried again, which are none.
     """
     if SPLIT in rows.columns:
         split = F.coalesce(
@@ -67,18 +85,11 @@ def pack(rows: DataFrame, fields: Sequence[FieldSpec], directory: str) -> int:
         rows = rows.withColumn(SPLIT, split.cast("int"))
     worker = functools.partial(_pack_partition, fields=fields, directory=directory)
     packed = rows.mapInArrow(in_worker(worker), "chunk bigint, rows bigint").collect()
-    names = {f"{row['chunk']}.parquet" for row in packed}  # a task may have been tried twice
-    storage.remove_others(f"{directory}/{_DICTIONARIES}", names)
-    return sum(row["rows"] for row in packed)
-
-
-def read_dictionaries(spark: SparkSession, directory: str) -> DataFrame:
-    """The dictionaries of all chunks: ``DICTIONARY``; one entry of each is null, for none."""
-    return spark.read.schema(DICTIONARY).parquet(f"{directory}/{_DICTIONARIES}")
+    return Packed(directory, [row["chunk"] for row in packed], sum(row["rows"] for row in packed))
 
 
 def _pack_partition(batches: Batches, fields: Sequence[FieldSpec], directory: str) -> Batches:
-    for rows in _chunks(batches):
+    for rows in _chunks(batches, sum(field.length for field in fields)):
         chunk = uuid.uuid4().int >> 65
         columns: dict[str, Any] = {
             name: rows[name] for name in rows.column_names if name not in (SPLIT, DAY)
@@ -115,12 +126,13 @@ def codes_of(rows: pa.Table, field: FieldSpec) -> Array:
     return codes.reshape(len(rows), -1)
 
 
-def _chunks(batches: Batches) -> Iterator[pa.Table]:
+def _chunks(batches: Batches, slots: int) -> Iterator[pa.Table]:
+    """Batches joined, until they or what they will be encoded as fill a chunk."""
     held: list[pa.RecordBatch] = []
     size = 0
     for batch in batches:
         held.append(batch)
-        size += batch.nbytes
+        size += max(batch.nbytes, 4 * slots * len(batch))
         if size >= _CHUNK_BYTES:
             yield pa.Table.from_batches(held).combine_chunks()
             held, size = [], 0

@@ -12,44 +12,44 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from conf.manifest import MISSING, PADDING, UNKNOWN, FieldSpec
-from feature_eng.chunks import codes_of, read_rows
+from feature_eng.chunks import Packed, codes_of, read_rows
 from feature_eng.raw import hashed_id
 from feature_eng.workers import Batches
 
 Array = npt.NDArray[Any]
 
-# Known values that are copied to every executor, of all fields that are; past them Spark joins by
-# shuffling. At 100 bytes a value it is what a driver of 1 GB holds with ease.
-BROADCAST_VALUES = 500_000
+# Of known values, of all fields together, that are copied to every executor; the driver holds them
+# for a moment, several times as large. Past it Spark joins by shuffling.
+BROADCAST_BYTES = 50_000_000
+_ENTRY_BYTES = 50  # of a value, beside its text
 
 logger = logging.getLogger(__name__)
 
 
-def local_ids(
-    dictionaries: DataFrame, vocabulary: DataFrame, fields: Sequence[FieldSpec]
-) -> DataFrame:
+def local_ids(packed: Packed, vocabulary: DataFrame, fields: Sequence[FieldSpec]) -> DataFrame:
     """Find the ids of all chunks' values.
 
     A value is looked up once per chunk that holds it, however many rows do, so that no value makes
     a join lopsided.
 
     Args:
-        dictionaries: Those of all chunks (see ``feature_eng.chunks``).
+        packed: The chunks.
         vocabulary: ``field, value, id, ...``.
         fields: How each field was fitted.
 
     Returns:
         ``chunk bigint, field string, code int, id int``, the entries of a chunk in one partition.
     """
-    copied, joined = _by_size([field for field in fields if field.has_vocabulary])
-    logger.info("vocabularies copied to executors: %s", _names(copied))
-    logger.info("vocabularies joined by shuffling: %s", _names(joined))
+    dictionaries = packed.dictionaries(vocabulary.sparkSession)
+    copied, joined = _by_size(vocabulary)
+    logger.info("vocabularies copied to executors: %s", ", ".join(copied) or "none")
+    logger.info("vocabularies joined by shuffling: %s", ", ".join(joined) or "none")
     known = vocabulary.select("field", "value", "id")
     key = ["field", "value"]
     if not joined:
         found = dictionaries.join(F.broadcast(known), key, how="left")
     else:
-        is_joined = F.col("field").isin([field.name for field in joined])
+        is_joined = F.col("field").isin(joined)
         small = dictionaries.where(F.coalesce(~is_joined, F.lit(True)))
         found = small.join(F.broadcast(known.where(~is_joined)), key, how="left").unionByName(
             dictionaries.where(is_joined).join(
@@ -57,19 +57,19 @@ def local_ids(
             )
         )
     local_id = F.coalesce("id", _unknown_id(fields)).alias("id")
-    return found.select("chunk", "field", "code", local_id).repartition("chunk")
+    # By a number of our own: Spark would join small partitions, knowing nothing of the rows' size.
+    chosen = found.select("chunk", "field", "code", local_id)
+    return chosen.repartition(len(packed.chunks), "chunk")
 
 
-def _by_size(fields: Sequence[FieldSpec]) -> tuple[list[FieldSpec], list[FieldSpec]]:
-    """The smallest vocabularies that fit ``BROADCAST_VALUES`` together, and the others."""
-    ordered = sorted(fields, key=lambda field: (field.cardinality, field.name))
-    sizes = np.cumsum([field.cardinality for field in ordered])
-    fitting = int(np.searchsorted(sizes, BROADCAST_VALUES, side="right"))
-    return ordered[:fitting], ordered[fitting:]
-
-
-def _names(fields: Sequence[FieldSpec]) -> str:
-    return ", ".join(f"{field.name} ({field.cardinality:,} ids)" for field in fields) or "none"
+def _by_size(vocabulary: DataFrame) -> tuple[list[str], list[str]]:
+    """The fields whose vocabularies, smallest first, fit ``BROADCAST_BYTES``, and the others."""
+    size = F.sum(F.octet_length("value") + _ENTRY_BYTES).alias("size")
+    ordered = sorted(vocabulary.groupBy("field").agg(size).collect(), key=lambda r: r["size"])
+    names = [row["field"] for row in ordered]
+    sizes = np.cumsum([row["size"] for row in ordered])
+    fitting = int(np.searchsorted(sizes, BROADCAST_BYTES, side="right"))
+    return names[:fitting], names[fitting:]
 
 
 def _unknown_id(fields: Sequence[FieldSpec]) -> Column:
@@ -103,7 +103,7 @@ def encoded_chunks(
     for chunk in pc.unique(entries["chunk"]).to_pylist():
         ids = _ids_by_field(entries.filter(pc.equal(entries["chunk"], chunk)))
         rows = read_rows(directory, chunk)
-        yield rows, {field.name: encode_field(rows, field, ids) for field in fields}
+        yield rows, {field.name: _encode(rows, field, ids) for field in fields}
 
 
 def _ids_by_field(entries: pa.Table) -> dict[str, Array]:
@@ -122,14 +122,8 @@ def _ids_by_field(entries: pa.Table) -> dict[str, Array]:
     return found
 
 
-def encode_field(rows: pa.Table, field: FieldSpec, ids: Mapping[str, Array]) -> Array:
-    """The encoding of a field.
-
-    Args:
-        rows: A chunk.
-        field: How it was fitted.
-        ids: Per field with a vocabulary, the id of each code; none if the chunk has no value of it.
-    """
+def _encode(rows: pa.Table, field: FieldSpec, ids: Mapping[str, Array]) -> Array:
+    """A field of a chunk, by the id of each code; a field of which it has no value has no ids."""
     if field.has_vocabulary:
         codes_nL = codes_of(rows, field)
         # The code of no value is -1: it takes the last.
@@ -147,4 +141,6 @@ def encode_field(rows: pa.Table, field: FieldSpec, ids: Mapping[str, Array]) -> 
         reached = field.first_known + np.searchsorted(field.edges, values, side="right")
         return np.where(np.isnan(values), MISSING, reached).astype(np.int32)
     x = (values - field.shift) / field.scale
-    return np.where(np.isnan(x), 0.0, x).astype(np.float32)
+    # What is so far out that no float32 holds it stays a number.
+    greatest = np.finfo(np.float32).max
+    return np.clip(np.where(np.isnan(x), 0.0, x), -greatest, greatest).astype(np.float32)

@@ -128,9 +128,9 @@ def field_column(raw: DataFrame, field: FieldSpec) -> Column:
     return value.alias(field.name)
 
 
-def hashed_id(value: Column, buckets: int | Column, seed: int) -> Column:
+def hashed_id(value: Column, buckets: int, seed: int) -> Column:
     """The id of a value by its hash: one of so many, from ``UNKNOWN`` on."""
-    return (UNKNOWN + F.pmod(F.xxhash64(F.lit(seed), value), buckets)).cast("int")
+    return (UNKNOWN + F.pmod(F.xxhash64(F.lit(seed), value), F.lit(buckets))).cast("int")
 
 
 def _transformed(value: Column, field: FieldSpec) -> Column:

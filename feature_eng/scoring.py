@@ -15,7 +15,7 @@ from conf import storage
 from conf.errors import DataError
 from conf.manifest import FieldSpec, Manifest
 from conf.schema import SCORE, ScoreConfig
-from feature_eng.chunks import pack, read_dictionaries
+from feature_eng.chunks import pack
 from feature_eng.encode import encoded_chunks, local_ids
 from feature_eng.raw import KEYS, field_column, key_columns, read_raw, rows_of_days
 from feature_eng.workers import Batches, in_worker
@@ -128,17 +128,17 @@ def publish_scores(
     with storage.staged_directory(partition, overwrite=True, proof=_CONFIG) as staging:
         chunks = storage.absolute(f"{staging}/.chunks")
         rows = canonical_score_rows(raw, manifest.fields, manifest.keys)
-        expected = pack(rows, manifest.fields, chunks)
-        if expected == 0:
+        packed = pack(rows, manifest.fields, chunks)
+        if packed.rows == 0:
             raise DataError(f"there are no rows to score for '{partition}': nothing was published")
-        ids = local_ids(read_dictionaries(raw.sparkSession, chunks), vocabulary, manifest.fields)
+        ids = local_ids(packed, vocabulary, manifest.fields)
         scores = score_rows(ids, rows.schema[KEYS], manifest, chunks, score_columns, model_id)
         scores.write.mode("append").option("compression", "zstd").parquet(staging)
         storage.remove(chunks)
         written = count_rows(staging)
-        if written != expected:
+        if written != packed.rows:
             raise DataError(
-                f"{written} scores of {expected} rows came out for '{partition}': "
+                f"{written} scores of {packed.rows} rows came out for '{partition}': "
                 f"nothing was published"
             )
         storage.write_text(f"{staging}/{_CONFIG}", config_yaml)

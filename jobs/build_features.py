@@ -18,7 +18,7 @@ EXAMPLES = """\
   python -m jobs.build_features --config conf/movielens100k.yaml
   python -m jobs.build_features --config conf/movielens100k.yaml --overwrite \\
       --set features.path=build/demo/features/v2 --set split.seed=7
-  python -m jobs.build_features --config X.yaml --ds-from 2026-11-01 --ds-to 2026-11-23 \
+  python -m jobs.build_features --config X.yaml --ds-from 2026-11-01 --ds-to 2026-11-23 \\
       --base lake/features/v1 --set features.path=lake/features/v2
   spark-submit --py-files dist/nfm_pipeline-0.1.0.zip jobs/build_features.py --config X.yaml"""
 

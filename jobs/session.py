@@ -22,6 +22,8 @@ _FIXED: Properties = {
     "spark.sql.caseSensitive": "false",
     # mapInArrow: rows per Arrow batch; larger ones spill out of the cache.
     "spark.sql.execution.arrow.maxRecordsPerBatch": "16384",
+    "spark.sql.execution.arrow.maxBytesPerBatch": "64m",
+    "spark.sql.execution.arrow.useLargeVarTypes": "false",
 }
 
 

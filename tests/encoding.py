@@ -8,7 +8,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from conf.manifest import FieldSpec
-from feature_eng.chunks import pack, read_dictionaries
+from feature_eng.chunks import pack
 from feature_eng.encode import encoded_chunks, local_ids
 from feature_eng.raw import SPLIT
 
@@ -17,17 +17,15 @@ def dictionaries(rows: DataFrame, fields: Sequence[FieldSpec], directory: Path) 
     """The dictionaries of rows that train, if no split is given."""
     if SPLIT not in rows.columns:
         rows = rows.withColumn(SPLIT, F.lit("train"))
-    pack(rows, fields, str(directory))
-    return read_dictionaries(rows.sparkSession, str(directory))
+    return pack(rows, fields, str(directory)).dictionaries(rows.sparkSession)
 
 
 def encode(
     rows: DataFrame, fields: Sequence[FieldSpec], vocabulary: DataFrame, directory: Path
 ) -> list[dict[str, Any]]:
     """Rows whose fields are encoded, in no order; other columns stay."""
-    pack(rows, fields, str(directory))
-    entries = read_dictionaries(rows.sparkSession, str(directory))
-    batches = local_ids(entries, vocabulary, fields).toArrow().to_batches()
+    packed = pack(rows, fields, str(directory))
+    batches = local_ids(packed, vocabulary, fields).toArrow().to_batches()
     found = []
     for packed, columns in encoded_chunks(batches, fields, str(directory)):
         lists = {name: column.tolist() for name, column in columns.items()}

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-import pyarrow as pa
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
@@ -67,7 +68,7 @@ def test_breaches_are_listed_in_the_manifest(spark: SparkSession, tmp_path: Path
     assert "  fail: rows: at least 400 expected, 60 found" in lines
     assert len(lines) == 10
     assert [path.name for path in (tmp_path / "features").iterdir()] == ["v1"]
-    assert pa.parquet.read_table(f"{tmp_path}/features/v1/train").num_rows > 60
+    assert pq.read_table(f"{tmp_path}/features/v1/train").num_rows > 60
 
 
 def test_a_check_of_what_is_not_there_is_refused(spark: SparkSession, tmp_path: Path) -> None:
@@ -76,7 +77,10 @@ def test_a_check_of_what_is_not_there_is_refused(spark: SparkSession, tmp_path: 
     with pytest.raises(DataError, match=r"column 'colour' \(wanted by 'checks'\)"):
         build_features(spark, config, overwrite=False)
     for checks, message in (
-        ("{max_unknown_share: {colour: 0.1}}", "there is no field 'colour'"),
+        ("{max_unknown_share: {colour: 0.1}}", "no field 'colour' has a vocabulary"),
+        ("{max_unknown_share: {price: 0.1}}", "no field 'price' has a vocabulary"),
+        ("{label_rate: [0.2, 0.1]}", "label_rate must rise"),
+        ("{columns: [{column: age, min: 3, max: 2}]}", "min 3 must not exceed max 2"),
         ("{drift: {warn: 0.5}}", "warn 0.5 must not exceed fail 0.25"),
     ):
         with pytest.raises(ConfigError, match=message):
@@ -86,10 +90,16 @@ def test_a_check_of_what_is_not_there_is_refused(spark: SparkSession, tmp_path: 
 def test_stability_index_by_hand() -> None:
     # shares of 3 cells, half a row added, the second cell is the unknown and left out
     assert stability_index([4, 900, 4], [4, 1, 4]) == 0
-    # p = (0.1, 0.9), q = (0.9, 0.1): 2 * 0.8 * ln 9
-    assert stability_index([4, 0, 40], [40, 7, 4]) == pytest.approx(1.6 * 2.1972245773)
+    # p = (0.1, 0.9), q = (0.9, 0.1): 2 * 0.8 * ln 9; less the noise of 44 rows each in two cells
+    expected = 1.6 * 2.1972245773 - (1 / 44 + 1 / 44)
+    assert stability_index([4, 0, 40], [40, 7, 4]) == pytest.approx(expected)
     # a cell that the other does not have
-    assert 0 < stability_index([10, 0, 10], [10, 0, 10, 1]) < 0.1
+    assert 0 < stability_index([10_000, 0, 10_000], [10_000, 0, 10_000, 300]) < 0.1
+    rng = np.random.default_rng(0)
+    law = rng.dirichlet(np.ones(60))
+    samples = [rng.multinomial(300, law) for _ in range(100)]
+    indices = [stability_index(a, b) for a, b in zip(samples[::2], samples[1::2], strict=True)]
+    assert np.mean(indices) < 0.1  # it is 0.4 before the noise is taken off
 
 
 def test_a_warning_ends_no_build() -> None:

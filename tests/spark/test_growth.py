@@ -72,6 +72,8 @@ def check_drift(
         * math.log(p[c] / sum(p.values()) / (q[c] / sum(q.values())))
         for c in p
     )
+    in_base = [sum(word in known for word in words) for words in (then, now)]
+    index = max(0.0, index - (len(p) - 1) * sum(1 / rows for rows in in_base))
     unknown = [sum(word not in known for word in words) / len(words) for words in (then, now)]
     found = {(check.check, check.of): check for check in checks}
     for what, value in (("drift", index), ("rise of unknown share", unknown[1] - unknown[0])):
