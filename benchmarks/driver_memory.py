@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.feature_ways import WAYS
 from conf.schema import SparkConfig
@@ -75,7 +76,7 @@ def _group(command: list[str], errors: int) -> Iterator[subprocess.Popen[str]]:
 
 def _reason(log: str, code: int) -> str:
     """What Spark says of its end, the heap's before all."""
-    errors = _ERROR.findall(log)
+    errors: list[str] = _ERROR.findall(log)
     memory = [error for error in errors if "OutOfMemory" in error or "maxResultSize" in error]
     return (memory or errors or [f"exit code {code}"])[0][:150].replace("|", "/")
 
@@ -86,11 +87,12 @@ def main() -> None:
     collections = out.with_suffix(".gc")
     java = {"spark.driver.extraJavaOptions": f"-Xlog:gc:file={collections}"}
     spark = spark_session(SparkConfig(master="local-cluster[1,2,3072]", conf=_CONF | java))
-    driver = spark._jvm.java.lang.ProcessHandle.current().pid()
+    jvm: Any = spark._jvm
+    driver = jvm.java.lang.ProcessHandle.current().pid()
     began = time.perf_counter()
     WAYS[way](spark, raw, ["value"], out)
     seconds = time.perf_counter() - began
-    spark._jvm.java.lang.System.gc()  # at least one is logged
+    jvm.java.lang.System.gc()  # at least one is logged
     heap = max(map(float, _COLLECTED.findall(collections.read_text())))
     resident = sum(_resident(process) for process in ("self", driver))
     print(json.dumps({"resident": resident, "heap": heap, "seconds": seconds}))

@@ -1,7 +1,5 @@
 """The raw tables of ``make bench-features``: a row id, string columns and a label."""
 
-import subprocess
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,11 +8,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from benchmarks.workload import EXPONENT
+from benchmarks.workload import EXPONENT, Array
 
 CARDINALITIES = (10, 50, 200, 1_000, 5_000, 20_000, 100_000, 500_000)
 GENERATED = [f"c{number}" for number in range(len(CARDINALITIES))]
-_RATINGS = Path("build/demo/raw/ratings")
+RATINGS = 100_000
+_RAW = Path("build/demo/raw/ratings")
 MOVIELENS = [
     *("user_id", "item_id", "timestamp", "zip_code"),
     *("release_year", "age", "occupation", "gender"),
@@ -31,7 +30,7 @@ def skewed(folder: Path, rows: int) -> Path:
         weights = np.arange(1, size + 1) ** -EXPONENT
         chances.append(np.cumsum(weights) / weights.sum())
 
-    def part(number: int, ids: np.ndarray) -> pa.Table:
+    def part(number: int, ids: Array) -> pa.Table:
         rng, columns = np.random.default_rng(number), {"row": pa.array(ids)}
         for column, words, cdf in zip(GENERATED, values, chances, strict=True):
             ranks = np.searchsorted(cdf, rng.random(len(ids)))
@@ -44,22 +43,14 @@ def skewed(folder: Path, rows: int) -> Path:
 
 
 def movielens(folder: Path, times: int) -> Path:
-    """MovieLens-100K's columns as strings, each row ``times`` times with ids of its own."""
-    if not _RATINGS.exists():
-        command = [sys.executable, "-m", "benchmarks.movielens100k", "--out", str(_RATINGS.parent)]
-        subprocess.run(command, check=True)
-    ratings = pq.read_table(_RATINGS)
-    texts = {
-        column: pc.cast(pc.cast(ratings[column], pa.int64()), pa.string())
-        if column == "timestamp"
-        else pc.cast(ratings[column], pa.string())
-        for column in MOVIELENS
-    }
+    """Columns of ``make data`` as strings, each row ``times`` times with ids of its own."""
+    ratings = pq.read_table(_RAW)
+    texts = {column: pc.cast(ratings[column], pa.string()) for column in MOVIELENS}
     labels = pc.cast(pc.greater_equal(ratings["rating"], 4), pa.int32())
     once = pa.table(texts | {"label": labels})
     whole = pa.concat_tables([once] * times).combine_chunks()
 
-    def part(ids: np.ndarray) -> pa.Table:
+    def part(ids: Array) -> pa.Table:
         return whole.slice(ids[0], len(ids)).append_column("row", pa.array(ids))
 
     return _write(folder, map(part, np.split(np.arange(len(whole)), FILES)))
@@ -69,7 +60,7 @@ def distinct(folder: Path, rows: int, values: int) -> Path:
     """One column of so many values, all equally frequent, in random order."""
     order = np.random.default_rng(0).permutation(rows)
 
-    def part(ids: np.ndarray) -> pa.Table:
+    def part(ids: Array) -> pa.Table:
         column = pc.cast(pa.array(ids % values), pa.string())
         return pa.table({"row": ids, "value": column, "label": (ids // 7 % 2).astype(np.int32)})
 

@@ -3,9 +3,10 @@
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
-from pyspark.ml import Pipeline
+from pyspark.ml import Estimator, Pipeline, Transformer
 from pyspark.ml.feature import OneHotEncoder, StringIndexer
 from pyspark.sql import SparkSession
 
@@ -44,7 +45,9 @@ def _mllib(
 ) -> None:
     rows = spark.read.parquet(str(raw))
     ids, vectors = ([f"{column}_{kind}" for column in columns] for kind in ("id", "vector"))
-    stages = [StringIndexer(inputCols=list(columns), outputCols=ids, handleInvalid="keep")]
+    stages: list[Estimator[Any] | Transformer] = [
+        StringIndexer(inputCols=list(columns), outputCols=ids, handleInvalid="keep")
+    ]
     if one_hot:
         stages.append(OneHotEncoder(inputCols=ids, outputCols=vectors, handleInvalid="keep"))
     encoded = Pipeline(stages=stages).fit(rows).transform(rows)

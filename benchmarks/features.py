@@ -40,6 +40,8 @@ _CONF = {
     "spark.ui.enabled": "false",
     "spark.sql.maxMetadataStringLength": "1000",  # for `rows_read`
 }
+# By table and way.
+Runs = dict[tuple[str, str], Callable[[], None]]
 
 
 @dataclass(frozen=True)
@@ -56,30 +58,29 @@ class Table:
     name: str
     path: Path
     columns: Sequence[str]
-    rows: int = ROWS
+    rows: int
+
+
+def zipf(folder: Path, rows: int) -> Table:
+    """Generated columns."""
+    path = feature_data.skewed(folder / f"zipf{rows}", rows)
+    return Table(f"Zipf, {rows:,} rows", path, feature_data.GENERATED, rows)
+
+
+def movielens(folder: Path) -> Table:
+    """Real columns."""
+    path = feature_data.movielens(folder / "movielens", ROWS // feature_data.RATINGS)
+    return Table(f"MovieLens, {ROWS:,} rows", path, feature_data.MOVIELENS, ROWS)
 
 
 def measure_speed(folder: Path, rounds: int) -> list[Record]:
     """Speed, growth and passes, all in one session."""
-    whole, half = (
-        Table(
-            f"Zipf {rows:,}",
-            feature_data.skewed(folder / f"zipf{rows}", rows),
-            feature_data.GENERATED,
-            rows,
-        )
-        for rows in (ROWS, ROWS // 2)
-    )
-    real = Table(
-        "MovieLens",
-        feature_data.movielens(folder / "movielens", ROWS // 100_000),
-        feature_data.MOVIELENS,
-    )
+    whole, half, real = zipf(folder, ROWS), zipf(folder, ROWS // 2), movielens(folder)
     master = f"local[{os.cpu_count()}]"
     spark = spark_session(SparkConfig(master=master, conf=_CONF))
     entries = {(table.name, name): (table, name) for table in (whole, real) for name in WAYS}
     entries[half.name, "ours"] = half, "ours"
-    runs = {
+    runs: Runs = {
         entry: functools.partial(_go, spark, WAYS[name], table, folder / "out" / name)
         for entry, (table, name) in entries.items()
     }
@@ -113,9 +114,7 @@ def _go(spark: SparkSession, way: Way, table: Table, out: Path) -> None:
     way(spark, table.path, table.columns, out)
 
 
-def _take_turns(
-    runs: dict[tuple[str, str], Callable[[], None]], rounds: int
-) -> dict[tuple[str, str], Series]:
+def _take_turns(runs: Runs, rounds: int) -> dict[tuple[str, str], Series]:
     """Seconds of each."""
     seconds: dict[tuple[str, str], list[float]] = {entry: [] for entry in runs}
     for _ in range(rounds):
