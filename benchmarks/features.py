@@ -11,6 +11,7 @@ Example:
 
 import argparse
 import functools
+import math
 import os
 import shutil
 import time
@@ -154,7 +155,7 @@ def _passes(table: str, passes: dict[tuple[str, str], Series]) -> Record:
 
 
 def measure_memory(folder: Path, _: int) -> list[Record]:
-    """The driver's memory as a column's distinct values grow; as many rows, in one try."""
+    """The driver's memory as a column's distinct values grow; the rows are as many."""
     found: dict[tuple[int, str], Peak] = {}
     for values in DISTINCT:
         raw = feature_data.distinct(folder / f"distinct{values}", max(DISTINCT), values)
@@ -193,7 +194,7 @@ def _growth(what: str, most: float, least: float, bar: float | None) -> Record:
         "MB",
         Series.of([most]),
         f"{DISTINCT[0]:,} values",
-        Series.of([least]),
+        Series.of([least]) if math.isfinite(least) else None,
         command=COMMAND,
         at_most=bar,
     )
