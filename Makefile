@@ -57,7 +57,7 @@ bench: bench-train bench-stream bench-features ## All benchmarks
 bench-stream: $(READY) ## Measure the stream of batches, speed and memory: 1 minute; writes build/bench/stream.json
 	$(PY) -m benchmarks.stream
 
-bench-features: data ## Measure the features beside Spark MLlib: 15 minutes; writes build/bench/features.json
+bench-features: data ## Measure the features beside Spark MLlib: 20 minutes; writes build/bench/features.json
 	$(PY) -m benchmarks.features --docs docs/performance.md
 
 bench-train: $(READY) ## Measure training beside other libraries: 20 minutes; writes build/bench/train.json
