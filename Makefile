@@ -14,7 +14,7 @@ READY := .venv/.ready
 PACKAGES := conf feature_eng jobs nfm
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor data demo test faults lint bench bench-train bench-stream docs dist dist-zip dist-env clean FORCE
+.PHONY: help setup doctor data demo test faults lint bench bench-train bench-stream bench-features docs dist dist-zip dist-env clean FORCE
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,10 +52,13 @@ lint: $(READY) ## Check style (ruff), types (mypy) and who imports whom (import-
 	$(PY) -m mypy
 	$(PY) .venv/bin/lint-imports --no-logo
 
-bench: bench-train bench-stream ## All benchmarks
+bench: bench-train bench-stream bench-features ## All benchmarks
 
 bench-stream: $(READY) ## Measure the stream of batches, speed and memory: 1 minute; writes build/bench/stream.json
 	$(PY) -m benchmarks.stream
+
+bench-features: data ## Measure the features beside Spark MLlib: 20 minutes; writes build/bench/features.json
+	$(PY) -m benchmarks.features --docs docs/performance.md
 
 bench-train: $(READY) ## Measure training beside other libraries: 20 minutes; writes build/bench/train.json
 	@TORCH_PIP_ARGS='$(TORCH_PIP_ARGS)' tools/peers.sh
