@@ -130,7 +130,7 @@ def publish_scores(
         rows = canonical_score_rows(raw, manifest.fields, manifest.keys)
         packed = pack(rows, manifest.fields, chunks)
         if packed.rows == 0:
-            raise DataError(f"there are no rows to score for '{partition}': nothing was published")
+            raise DataError(f"there are no rows for '{partition}': nothing was scored")
         ids = local_ids(packed, vocabulary, manifest.fields)
         scores = score_rows(ids, rows.schema[KEYS], manifest, chunks, score_columns, model_id)
         scores.write.mode("append").option("compression", "zstd").parquet(staging)

@@ -210,7 +210,7 @@ def test_a_dry_run_prints_the_plan_and_touches_nothing(
         ("evaluate", ("--overwrite", "--set", "features.path=none"), 3, "no manifest at"),
         ("score", ("--ds", "yesterday"), 2, "invalid day value: 'yesterday'"),
         ("score", ("--ds", DS, "--set", "score.raw.path=none"), 2, "'none' does not exist"),
-        ("score", ("--ds", "2026-09-09"), 3, "has no rows for 2026-09-09"),
+        ("score", ("--ds", "2026-09-09"), 3, "no rows for"),
     ],
 )
 def test_bad_input_ends_with_its_code_and_leaves_outputs_untouched(
@@ -297,7 +297,7 @@ def test_a_pipeline_checks_the_score_table_before_it_starts(
     before = snapshot(root)
     for dry_run in ((), ("--dry-run",)):
         outcome = job(pipeline, "--overwrite", "--ds", "2026-09-09", *dry_run)
-        assert (outcome.code, "has no rows for 2026-09-09" in outcome.err) == (3, True), outcome
+        assert (outcome.code, "no rows for" in outcome.err) == (3, True), outcome
     assert snapshot(root) == before
 
 

@@ -79,7 +79,7 @@ def test_a_partition_is_replaced_whole_or_not_at_all(
 ) -> None:
     tonight, partition = rows_of_day(spark, built[0].score, DS), f"{tmp_path}/ds={DS}"
     publish(spark, built, tonight, partition)
-    with pytest.raises(DataError, match="no rows to score"):
+    with pytest.raises(DataError, match="there are no rows for"):
         publish(spark, built, tonight.where("false"), partition)
     with pytest.raises(PySparkException):
         publish(
