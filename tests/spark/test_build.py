@@ -56,6 +56,9 @@ def test_the_manifest_says_what_the_files_hold(
     assert manifest.weight is None
     assert "sample_weight" not in read_split(config, "train").column_names
     assert len(manifest.splits["train"].files) == 4, "1400 rows, files of 500, 2 workers"
+    rows = [file.rows for file in manifest.splits["train"].files]
+    assert abs(sum(rows[::2]) - sum(rows[1::2])) < 500, "workers differ by less than a row group"
+    assert max(rows) < 500
     ends = [field.offset + field.cardinality for field in manifest.fields]
     assert [field.offset for field in manifest.fields] == [0, *ends[:-1]]
     assert manifest.num_features == ends[-1]
