@@ -209,20 +209,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/bench/features.json"))
     parser.add_argument("--docs", type=Path, help="page to write the tables into")
     arguments = parser.parse_args()
-    folder, began = arguments.out.parent / "features", time.monotonic()
-    records = list[Record]()
-    for name in arguments.only:
-        for record in sections[name](folder, arguments.rounds):
-            print(report.line(record), flush=True)
-            records.append(record)
-        report.write_json(arguments.out, records)
-    minutes = (time.monotonic() - began) / 60
-    if arguments.docs:
-        text = f"{machine.describe()}; {arguments.rounds} rounds, {minutes:.0f} minutes.\n\n"
-        report.write_docs(arguments.docs, COMMAND, text + report.tables(records))
-    failing = [record.name for record in records if record.holds is False]
-    print(f"{minutes:.1f} minutes; {arguments.out}")
-    print(f"bars that fail: {', '.join(failing)}" if failing else "all bars hold")
+    folder = arguments.out.parent / "features"
+    found = (
+        record for name in arguments.only for record in sections[name](folder, arguments.rounds)
+    )
+    about = f"{machine.describe()}; {arguments.rounds} rounds"
+    report.publish(found, out=arguments.out, docs=arguments.docs, command=COMMAND, about=about)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ of an earlier run anew.
 import argparse
 import json
 import statistics
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -188,6 +189,31 @@ def write_docs(page: Path, command: str, text: str) -> None:
     if not found or not closed:
         raise ValueError(f"{page} lacks the lines '{begin}' and '{end}' that the tables go between")
     page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")
+
+
+def publish(
+    found: Iterable[Record], *, out: Path, docs: Path | None, command: str, about: str
+) -> None:
+    """Print records as they are measured, write them down, and say which bars fail.
+
+    Args:
+        found: The records; measured while they are asked for.
+        out: JSON file, written anew after each.
+        docs: Page to write the tables into.
+        command: What makes them.
+        about: Machine and rounds, for the page.
+    """
+    began, records = time.monotonic(), list[Record]()
+    for record in found:
+        print(line(record), flush=True)
+        records.append(record)
+        write_json(out, records)
+    minutes = (time.monotonic() - began) / 60
+    if docs:
+        write_docs(docs, command, f"{about}, {minutes:.0f} minutes.\n\n{tables(records)}")
+    failing = [record.name for record in records if record.holds is False]
+    print(f"{minutes:.1f} minutes; {out}")
+    print(f"bars that fail: {', '.join(failing)}" if failing else "all bars hold")
 
 
 def main() -> None:

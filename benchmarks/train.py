@@ -9,7 +9,6 @@ Example:
 """
 
 import argparse
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -30,19 +29,9 @@ def main() -> None:
     """Measure, say what came out, and write it down."""
     arguments = parse()
     run = Run(arguments.rounds, arguments.seconds, Path("build/bench/train"))
-    began, records = time.monotonic(), list[Record]()
-    for name in arguments.only:
-        for record in SECTIONS[name](run):
-            print(report.line(record), flush=True)
-            records.append(record)
-        report.write_json(arguments.out, records)
-    minutes = (time.monotonic() - began) / 60
-    if arguments.docs:
-        text = f"{machine.describe()}; {run.rounds} rounds, {minutes:.0f} minutes.\n\n"
-        report.write_docs(arguments.docs, COMMAND, text + report.tables(records))
-    failing = [record.name for record in records if record.holds is False]
-    print(f"{minutes:.1f} minutes; {arguments.out}")
-    print(f"bars that fail: {', '.join(failing)}" if failing else "all bars hold")
+    found = (record for name in arguments.only for record in SECTIONS[name](run))
+    about = f"{machine.describe()}; {run.rounds} rounds"
+    report.publish(found, out=arguments.out, docs=arguments.docs, command=COMMAND, about=about)
 
 
 def parse(given: Sequence[str] | None = None) -> argparse.Namespace:

@@ -5,8 +5,7 @@
 """
 
 import hashlib
-import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -14,17 +13,13 @@ from conf.checks import ChecksConfig
 from conf.fields import FieldConfig, VocabularyOptions
 from conf.negatives import NegativesConfig
 from conf.section import NAME, Positive, Section, Seed
+from conf.training import ModelConfig, TrainConfig
 
 SCORE = "score"
 # What the scores hold beside the keys and the score.
 SCORE_COLUMNS = ("model_id", "scored_at", "ds")
 SPLITS = ("train", "valid", "test")
 
-_HOSTS = r"^[^\s:,]+:[1-9]\d*(,[^\s:,]+:[1-9]\d*)*$"
-
-
-NonNegative = Annotated[float, Field(ge=0.0)]
-Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
@@ -109,155 +104,10 @@ class FeaturesConfig(Section):
     path: str = Field(description="Directory of this version of the features, e.g. features/v1.")
     row_group_rows: Positive = Field(
         100_000,
-        description="Most rows of a training file, about; a file holds one row group, and there "
-        "are as many files for each of train.num_workers.",
+        description="Most rows of a file, about; a file holds one row group, and there are as many "
+        "files for each of train.num_workers.",
     )
     seed: Seed = Field(0, description="Of the order of the rows.")
-
-
-class ModelConfig(Section):
-    """The model (He & Chua 2017)."""
-
-    name: Literal["nfm"] = Field("nfm", description="Neural Factorization Machine.")
-    embedding_dim: Positive = Field(64, description="Factors K of a feature's embedding.")
-    embedding_std: NonNegative = Field(0.01, description="Deviation of the initial embeddings.")
-    hidden: list[Positive] = Field([64], description="Units of each hidden layer; may be empty.")
-    activation: Literal["relu", "tanh", "sigmoid"] = Field(
-        "relu", description="Of the hidden layers."
-    )
-    bi_dropout: Probability = Field(
-        0.0, description="Probability of dropping a pooled factor after Bi-Interaction."
-    )
-    dropout: Probability = Field(0.0, description="The same, after every hidden layer.")
-    batch_norm: Literal["synchronised", "local", "none"] = Field(
-        "synchronised",
-        description="Normalise the pooled vector and every hidden layer over the rows of all "
-        "workers, over each worker's own, or not at all.",
-    )
-    batch_norm_momentum: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
-        0.1, description="Weight of a new batch in the running statistics."
-    )
-
-
-class OptimizerConfig(Section):
-    """How gradients become steps; embedding rows and dense weights follow the same rule."""
-
-    name: Literal["adagrad", "adam"] = Field("adagrad", description="Adam is lazy on rows.")
-    learning_rate: Annotated[float, Field(gt=0.0)] = Field(0.05, description="Step size.")
-    initial_accumulator: NonNegative = Field(
-        0.1, description="Adagrad's first sum of squares; larger means gentler first steps."
-    )
-
-
-class PenaltyConfig(Section):
-    """Strengths per group of parameters, relative to the mean loss of a row."""
-
-    embedding: NonNegative = Field(0.0, description="On v_i, per row that holds feature i.")
-    linear: NonNegative = Field(0.0, description="On w_i, per row that holds feature i.")
-    dense: NonNegative = Field(0.0, description="On the weight matrices of the layers.")
-
-
-class EarlyStoppingConfig(Section):
-    """When to stop; the best epoch is what the bundle holds."""
-
-    metric: Literal["auc", "logloss", "rmse"] = Field(
-        description="Validation metric that decides; auc rises, the others fall."
-    )
-    patience: Positive = Field(3, description="Epochs without a better value before stopping.")
-
-
-class CheckpointConfig(Section):
-    """What a training can go on from; written beside the steps, under train.work_path."""
-
-    every_steps: Positive | None = Field(
-        None, description="Steps between checkpoints; one is written after every epoch as well."
-    )
-    keep: Positive = Field(2, description="Newest ones kept, beside that of the best epoch.")
-
-
-class CacheConfig(Section):
-    """Local copies of the files that the workers of a machine read from a remote store."""
-
-    path: str = Field(description="Local directory; the copies are in nfm-cache below it.")
-    size_gb: Annotated[float, Field(gt=0.0)] = Field(
-        10.0,
-        description="Most that the copies of a machine may take; those read longest ago go first.",
-    )
-
-
-class TrainConfig(Section):
-    """How the model is trained."""
-
-    path: str = Field(description="Directory of the model bundles.")
-    work_path: str = Field(
-        description="Directory for checkpoints, logs and TensorBoard events; shared by all hosts."
-    )
-    launcher: Literal["local", "hosts", "spark"] = Field(
-        "local",
-        description="Where workers run: on this machine, on the machines of train.hosts by ssh, "
-        "or in the executors of the Spark application.",
-    )
-    hosts: str | None = Field(
-        None,
-        pattern=_HOSTS,
-        description="For launcher hosts: each machine and its number of workers, a:2,b:2.",
-    )
-    num_workers: Positive = Field(
-        2,
-        description="Horovod workers; for launcher hosts the sum of theirs, for spark at most as "
-        "many as the executors have room for.",
-    )
-    threads_per_worker: Positive | None = Field(
-        None, description="Computing threads of a worker; default: the cores shared out."
-    )
-    init_from: str | None = Field(
-        None,
-        description="Bundle to begin from, an id, a path or latest: embeddings of all values that "
-        "it knows are copied, and layers of the same shape.",
-    )
-    seed: Seed = Field(0, description="Of initial weights, dropout and the order of rows.")
-    epochs: Positive = Field(20, description="Passes over the training rows, at most.")
-    batch_size: Positive = Field(4096, description="Rows of a step, over all workers together.")
-    shuffle_rows: Positive = Field(
-        200_000, description="Rows a worker holds to shuffle across row groups."
-    )
-    placement: Literal["auto", "replicated", "sharded"] = Field(
-        "auto",
-        description="Whether every worker holds the whole embedding table, or each a part of its "
-        "rows; auto takes what moves fewer bytes and fits the memory.",
-    )
-    precision: Literal["float32", "bf16"] = Field(
-        "float32", description="Of the layers' arithmetic on a GPU (autocast); a CPU has float32."
-    )
-    cache: CacheConfig | None = Field(None, description="Keep what is read on a local disk.")
-    checkpoint: CheckpointConfig = Field(CheckpointConfig(), description="When state is saved.")
-    max_restarts: Annotated[int, Field(ge=0)] = Field(
-        3, description="Times that failed workers are started again from the last checkpoint."
-    )
-    restart_backoff_s: NonNegative = Field(
-        5.0, description="Seconds before the first restart; twice as long before each further one."
-    )
-    stall_timeout_s: Annotated[float, Field(gt=0.0)] = Field(
-        600.0, description="Seconds without a step after which the workers count as failed."
-    )
-    max_skipped_steps: Annotated[int, Field(ge=0)] = Field(
-        0,
-        description="Steps with a loss or gradient that is not finite, left out of a training "
-        "before it fails.",
-    )
-    optimizer: OptimizerConfig = Field(OptimizerConfig(), description="The optimiser.")
-    l1: PenaltyConfig = Field(PenaltyConfig(), description="strength * |w|.")
-    l2: PenaltyConfig = Field(PenaltyConfig(), description="strength / 2 * w^2.")
-    early_stopping: EarlyStoppingConfig = Field(description="When to stop.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _count_workers(cls, data: Any) -> Any:
-        """With hosts, their sum is the number of workers."""
-        if isinstance(data, dict) and re.fullmatch(_HOSTS, str(data.get("hosts"))):
-            slots = [int(host.rpartition(":")[2]) for host in data["hosts"].split(",")]
-            data = {**data, "num_workers": sum(slots)}
-        return data
 
 
 class EvaluateConfig(Section):

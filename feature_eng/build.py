@@ -87,7 +87,7 @@ def build_features(
         fields = fitted_specs(unfitted, config.fields, profile, sizes, grown)
         written = write_splits(
             local_ids(packed, vocabulary, fields),
-            _writer(config, profile, fields, grown, chunks, storage.absolute(staging)),
+            _writer(config, profile, fields, grown, packed, storage.absolute(staging)),
         )
         _refuse_lost_rows(profile, written)
         fields = with_rates(fields, written)
@@ -180,14 +180,14 @@ def _writer(
     profile: Profile,
     fields: list[FieldSpec],
     base: Base | None,
-    chunks: str,
+    packed: Packed,
     staging: str,
 ) -> SplitWriter:
     workers = config.train.num_workers
     then = [base.field(field.name) if base else None for field in fields]
     return SplitWriter(
         directory=staging,
-        chunks=chunks,
+        chunks=packed.directory,
         fields=fields,
         loss_columns=[LABEL, *([WEIGHT] if config.weight else [])],
         num_files=workers

@@ -4,8 +4,8 @@ One pass over the raw rows ends here, and nothing later reads them again. Whatev
 strings afterwards (counting them, finding their ids) is done once per distinct value of a chunk,
 not once per row: it costs little, and a value that fills most rows is no heavier than any other.
 
-A chunk is two files: its rows (Arrow) and its dictionaries (Parquet, columns ``DICTIONARY``). All
-of this runs in Spark's Python workers. Shapes: n = rows of a chunk, L = length of a list.
+A chunk is two files, written by Spark's Python workers: its rows (Arrow) and its dictionaries
+(Parquet, columns ``DICTIONARY``). Shapes: n = rows of a chunk, L = length of a list.
 """
 
 import functools
@@ -36,7 +36,7 @@ DICTIONARY = (
     "last_seen date"
 )
 _ROWS, _DICTIONARIES = "rows", "dictionaries"
-_CHUNK_BYTES = 256 << 20  # in memory, as Spark sends them
+_CHUNK_BYTES = 256 << 20  # in memory, as Spark sends the rows or as they are encoded
 _SCHEMA = pa.schema(
     [
         ("chunk", pa.int64()),

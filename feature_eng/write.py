@@ -114,9 +114,7 @@ class SplitWriter:
             values = np.ascontiguousarray(packed[:, slot : slot + field.length])
             slot += field.length
             columns[field.name] = _column(values, field)
-            for known in (field.cardinality, known_then):
-                is_number = field.kind == "numeric"
-                cells.append([] if is_number else histogram(values, field, known).tolist())
+            cells += _cells(values, field, known_then)
         for name in self.loss_columns:
             columns[name] = pa.array(np.ascontiguousarray(packed[:, slot]).view(np.float32))
             slot += 1
@@ -162,6 +160,15 @@ def count_rows(directory: str) -> int:
         with fs.open(path, "rb") as file:
             rows += pq.read_metadata(file).num_rows
     return rows
+
+
+def _cells(values: Array, field: FieldSpec, known_then: int) -> list[list[int]]:
+    """A field's histograms, by the ids known now and then; those of a number are empty."""
+    if field.kind == "numeric":
+        return [[], []]
+    now = histogram(values, field, field.cardinality).tolist()
+    grew = known_then != field.cardinality
+    return [now, histogram(values, field, known_then).tolist() if grew else now]
 
 
 def _as_int32(column: Array) -> Array:

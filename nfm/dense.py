@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from conf.schema import TrainConfig
+from conf.training import TrainConfig
 from nfm.collectives import Collectives, Later
 from nfm.row_optimizers import ROW_OPTIMIZERS, RowOptimizer, step_rows
 

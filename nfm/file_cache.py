@@ -9,7 +9,7 @@ from pathlib import Path
 
 from conf import storage
 from conf.manifest import Manifest
-from conf.schema import CacheConfig
+from conf.training import CacheConfig
 
 logger = logging.getLogger(__name__)
 

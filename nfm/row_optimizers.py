@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from conf.schema import OptimizerConfig
+from conf.training import OptimizerConfig
 from nfm import kernels, memory
 
 

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from conf.schema import Config, PenaltyConfig, TrainConfig
+from conf.schema import Config
+from conf.training import PenaltyConfig, TrainConfig
 from nfm.batch import Batch
 from nfm.collectives import Collectives
 from nfm.dense import DenseParameters

@@ -1,6 +1,6 @@
 """The models, by the name they have in the configuration."""
 
-from conf.schema import ModelConfig
+from conf.training import ModelConfig
 from nfm.collectives import Collectives
 from nfm.models.nfm import NFM
 

@@ -6,7 +6,7 @@ Shapes: B = rows of a batch, K = embedding dimension.
 import torch
 from torch import nn
 
-from conf.schema import ModelConfig
+from conf.training import ModelConfig
 from nfm.collectives import Alone, Collectives
 from nfm.layers import BatchNorm, HiddenLayer, NormActDropout
 

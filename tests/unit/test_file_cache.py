@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from conf.manifest import Manifest
-from conf.schema import CacheConfig
+from conf.training import CacheConfig
 from nfm.epoch_plan import Block
 from nfm.file_cache import FileCache
 from nfm.stream import stream_batches

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from conf.schema import ModelConfig
+from conf.training import ModelConfig
 from nfm.collectives import Alone
 from nfm.lookup import read_rows
 from nfm.models import build_model

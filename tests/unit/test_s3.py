@@ -12,7 +12,7 @@ from moto.server import ThreadedMotoServer
 
 from conf import storage
 from conf.errors import DataError, RunError
-from conf.schema import CacheConfig
+from conf.training import CacheConfig
 from nfm.batch import Batch
 from nfm.epoch_plan import Block
 from nfm.file_cache import FileCache

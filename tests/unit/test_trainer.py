@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from conf.manifest import Manifest, read_manifest
-from conf.schema import CheckpointConfig, Config
+from conf.schema import Config
+from conf.training import CheckpointConfig
 from nfm.checkpoint import Tensors, list_checkpoints, read_position, read_weights
 from nfm.collectives import Alone
 from nfm.run_log import RunLog
