@@ -150,4 +150,4 @@ def show(stages: Sequence[Stage]) -> None:
     for stage in stages:
         print(f"\n{stage.name}: {stage.output}")
         for name, value in stage.facts.items():
-            print(f"  {name:<18}{value}")
+            print(f"  {name:<17} {value}")
