@@ -15,6 +15,7 @@ from jobs.spark_workers import workers_in_spark
 from nfm.bundle import load_bundle, new_model_id, resolve_bundle, write_bundle
 from nfm.checkpoint import CHECKPOINTS, directory_of, read_weights
 from nfm.epoch_plan import plan_epoch
+from nfm.launch.forked import start_forked
 from nfm.launch.gang import StartGang, start_horovodrun
 from nfm.launch.run_directory import NEWEST, run_to_resume
 from nfm.launch.supervisor import launch
@@ -78,6 +79,8 @@ def starter(config: Config) -> StartGang:
     """What starts the workers where the config has them run."""
     if config.train.launcher == "spark":
         return workers_in_spark(spark_session(config.spark).sparkContext)
+    if config.train.launcher == "local" and config.train.num_workers == 1:
+        return start_forked
     return start_horovodrun
 
 
