@@ -66,5 +66,5 @@ def test_what_ends_a_study(
     assert diverged.code == 4
     assert "all of 2 trials diverged: lower the learning rates in tune.space" in diverged.err
     assert list(pd.read_csv(tmp_path / "study/trials.csv")["state"]) == ["diverged"] * 2
-    refused = job(tune, *options, "--init-from", "nowhere")
-    assert (refused.code, "no bundle 'nowhere'" in refused.err) == (2, True), refused.err
+    more = job(tune, *options, "--set", "train.epochs=1")
+    assert (more.code, "train.epochs differ; go on with" in more.err) == (2, True), more.err
