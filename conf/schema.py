@@ -180,6 +180,9 @@ class Config(Section):
             raise ValueError(
                 f"checks.max_unknown_share: no field '{min(strangers)}' has a vocabulary"
             )
+        strangers = set(self.model.wide_only) - {field.name for field in self.fields}
+        if strangers:
+            raise ValueError(f"model.wide_only: there is no field '{min(strangers)}'")
         if self.checks.label_rate and self.task != "binary":
             raise ValueError("checks.label_rate goes with task: binary")
         if self.train.batch_size < self.train.num_workers:
