@@ -134,6 +134,11 @@ class SparkConfig(Section):
 class Config(Section):
     """A run, whole."""
 
+    preset: str | None = Field(
+        None,
+        description="A file of conf/presets whose values count where this one names none: "
+        "nfm_paper (He & Chua 2017) or nfm_strong (where to begin with a new table).",
+    )
     name: str = Field(pattern=NAME, description="Short name of the project.")
     task: Literal["binary", "regression"] = Field(
         description="binary: label 0/1, logistic loss; regression: squared loss."
