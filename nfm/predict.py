@@ -9,10 +9,9 @@ import torch
 
 from conf.errors import DataError
 from conf.manifest import FieldSpec, Manifest
-from nfm.batch import Columns, assemble
+from nfm.batch import Columns, assemble, field_of_slots
 from nfm.bundle import Bundle, load_bundle
 from nfm.epoch_plan import Block
-from nfm.lookup import read_rows
 from nfm.metrics import METRICS, probability
 from nfm.stream import stream_batches
 
@@ -21,8 +20,10 @@ _BATCH_ROWS = 16_384
 
 def predict_logits(bundle: Bundle, ids_BS: torch.Tensor, x_BS: torch.Tensor) -> npt.NDArray[Any]:
     """Logits, or predicted values for a regression: float32 [B]."""
+    field_S = field_of_slots(bundle.manifest.fields)
     with torch.inference_mode():
-        logits: npt.NDArray[Any] = bundle.model(*read_rows(bundle.table_VD, ids_BS, x_BS)).numpy()
+        read = bundle.model.reads.read(bundle.table_VD, ids_BS, x_BS, field_S)
+        logits: npt.NDArray[Any] = bundle.model(*read).numpy()
     return logits
 
 
