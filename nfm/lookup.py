@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from nfm import kernels
+from nfm import kernels, row_kernels
 from nfm.batch import Batch
 from nfm.layers import bi_interaction
 from nfm.row_optimizers import RowOptimizer
@@ -117,7 +117,7 @@ class KernelLookup:
 
     def __init__(self) -> None:
         # Kept from step to step: fresh pages cost more than the sums written to them.
-        self.buffer_UD: kernels.Array | None = None
+        self.buffer_UD: row_kernels.Array | None = None
 
     def forward(self, rows: Rows, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Linear part [B] and Bi-Interaction [B, K]; both ask autograd for their gradient."""
@@ -140,7 +140,7 @@ class KernelLookup:
             self.buffer_UD = np.empty((distinct * 5 // 4, width), self.sum_BK.dtype)
         grad_UD = self.buffer_UD[:distinct]
         unused_RD = np.empty((0, width), self.sum_BK.dtype)
-        self._run(upstream, grad_UD, kernels.KEEP, (unused_RD, unused_RD), unused_RD[:, 0])
+        self._run(upstream, grad_UD, row_kernels.KEEP, (unused_RD, unused_RD), unused_RD[:, 0])
         return torch.from_numpy(grad_UD)
 
     def learn(self, upstream: Upstream, optimizer: RowOptimizer) -> None:
@@ -151,10 +151,10 @@ class KernelLookup:
     def _run(
         self,
         upstream: Upstream,
-        out_UD: kernels.Array,
+        out_UD: row_kernels.Array,
         rule: int,
-        moments: tuple[kernels.Array, kernels.Array],
-        constants: kernels.Array,
+        moments: tuple[row_kernels.Array, row_kernels.Array],
+        constants: row_kernels.Array,
     ) -> None:
         groups = self.batch.groups
         kernels.pool_gradient(
