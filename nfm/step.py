@@ -15,7 +15,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch.nn import functional as F
 
 from conf.schema import Config
 from conf.training import PenaltyConfig, TrainConfig
@@ -25,14 +24,8 @@ from nfm.dense import DenseParameters
 from nfm.lookup import KernelLookup, Lookup, TorchLookup, Upstream
 from nfm.models import build_model
 from nfm.models.nfm import NFM
+from nfm.objective import Objective
 from nfm.table import EmbeddingTable, new_table
-
-
-def row_losses(task: str, logits_B: torch.Tensor, label_B: torch.Tensor) -> torch.Tensor:
-    """Logistic loss of each row in nats (binary), or its squared error (regression)."""
-    if task == "binary":
-        return F.binary_cross_entropy_with_logits(logits_B, label_B, reduction="none")
-    return (logits_B - label_B).square()
 
 
 @dataclass(frozen=True)
@@ -57,7 +50,7 @@ class TrainStep:
         model: The dense part; the same on every worker.
         table: The embeddings.
         workers: Who takes the step together.
-        task: binary or regression.
+        objective: The loss of a row.
         config: Optimiser and penalties.
         compiled: Whether compiled loops work on the table (main memory only) or plain torch.
     """
@@ -67,12 +60,13 @@ class TrainStep:
         model: NFM,
         table: EmbeddingTable,
         workers: Collectives,
-        task: str,
+        objective: Objective,
         config: TrainConfig,
         *,
         compiled: bool,
     ) -> None:
-        self.model, self.table, self.workers, self.task = model, table, workers, task
+        self.model, self.table, self.workers = model, table, workers
+        self.objective = objective
         self.l1_D = _per_column(config.l1, table.weight_RD)
         self.l2_D = _per_column(config.l2, table.weight_RD)
         self.lookup: Lookup = KernelLookup() if compiled else TorchLookup()
@@ -96,7 +90,7 @@ class TrainStep:
         linear_B, pooled_BK = self.lookup.forward(rows, batch)
         _copy(self.buffers, self.buffers_before)
         logits_B = self._logits(linear_B, pooled_BK)
-        loss_B = row_losses(self.task, logits_B, batch.label_B.to(logits_B.dtype))
+        loss_B = self.objective.row_losses(logits_B, batch.label_B.to(logits_B.dtype))
         if batch.weight_B is not None:
             loss_B = loss_B * batch.weight_B.to(loss_B.dtype)
         loss = loss_B.sum()
@@ -164,7 +158,8 @@ def build_step(
     torch.manual_seed(config.train.seed)
     model = build_model(config.model, workers, compiled=compiled).to(device, dtype)
     table = new_table(config, num_features, workers, dtype, device)
-    return TrainStep(model, table, workers, config.task, config.train, compiled=compiled)
+    objective = Objective(config.task, config.loss)
+    return TrainStep(model, table, workers, objective, config.train, compiled=compiled)
 
 
 def _copy(tensors: list[torch.Tensor], into: list[torch.Tensor]) -> None:

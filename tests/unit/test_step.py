@@ -35,10 +35,12 @@ def random_batch(
 
 
 @pytest.mark.parametrize("optimizer", ["adagrad", "adam"])
-@pytest.mark.parametrize("task", ["binary", "regression"])
+@pytest.mark.parametrize(
+    ("task", "loss"), [("binary", "logistic"), ("binary", "squared"), ("regression", "squared")]
+)
 @pytest.mark.parametrize("compiled", [True, False])
 def test_step_equals_plain_torch_on_the_whole_table(
-    tmp_path: Path, optimizer: str, task: str, compiled: bool
+    tmp_path: Path, optimizer: str, task: str, loss: str, compiled: bool
 ) -> None:
     config = make_config(
         tmp_path,
@@ -49,6 +51,7 @@ def test_step_equals_plain_torch_on_the_whole_table(
         "train.l2={embedding: 1e-2, linear: 2e-2, dense: 3e-2}",
         "train.early_stopping.metric=rmse",
         f"task={task}",
+        f"train.loss={loss}",
     )
     ours = build_step(config, NUM_FEATURES, Alone(), dtype=torch.float64, compiled=compiled)
     plain = build_step(config, NUM_FEATURES, Alone(), dtype=torch.float64)
@@ -68,13 +71,15 @@ def test_step_equals_plain_torch_on_the_whole_table(
             batch = replace(batch, weight_B=weight_B)
         else:
             weight_B = torch.ones_like(weight_B)
-        loss = ours(batch, ROWS).loss
+        all_losses = ours(batch, ROWS).loss
         rule.zero_grad()
         logits = plain.model(*read_rows(table, batch.ids_BS, batch.x_BS))
-        if task == "binary":
+        if loss == "logistic":
             data = F.binary_cross_entropy_with_logits(logits, batch.label_B, weight_B)
         else:
-            data = (weight_B * (logits - batch.label_B) ** 2).mean()
+            signed = torch.where(batch.label_B == 1, 1.0, -1.0)
+            target = signed if task == "binary" else batch.label_B
+            data = (weight_B * (logits - target) ** 2).mean()
         objective = data
         for row, x in zip(batch.ids_BS, batch.x_BS, strict=True):
             present = table[row[x != 0]]
@@ -86,7 +91,7 @@ def test_step_equals_plain_torch_on_the_whole_table(
                 objective = objective + 1.5e-2 * p.square().sum() + 3e-3 * p.abs().sum()
         objective.backward()
         rule.step()
-        assert loss == pytest.approx(data.item() * ROWS)
+        assert all_losses == pytest.approx(data.item() * ROWS)
     torch.testing.assert_close(ours.table.weight_RD, table.detach())
     for mine, theirs in zip(ours.model.parameters(), plain.model.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs)

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from conf.errors import DataError
 from conf.manifest import Manifest, read_manifest
 from conf.schema import Config
 from conf.training import CheckpointConfig
@@ -84,6 +85,31 @@ def test_a_finished_training_has_nothing_left_to_do(config: Config, tmp_path: Pa
     expected = trainer(config, tmp_path / "run").fit()
     again = trainer(config, tmp_path / "run")
     assert again.fit() == expected
+
+
+@pytest.mark.parametrize(
+    ("metric", "best"),
+    [("auc", max), ("gauc", max), ("pr_auc", max), ("normalised_entropy", min), ("ece", min)],
+)
+def test_any_metric_decides_which_epoch_is_kept(
+    tmp_path: Path, metric: str, best: Callable[[list[float]], float]
+) -> None:
+    sets = ("train.optimizer.learning_rate=0.5", "train.early_stopping.patience=2")
+    sets += (f"train.early_stopping.metric={metric}", "evaluate.group_by=user", "train.epochs=4")
+    config = make_config(tmp_path, *sets)
+    write_features(config, TRAIN_FILES, VALID_FILES)
+    result = trainer(config, tmp_path / "run").fit()
+    lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
+    values = [json.loads(line)[f"valid_{metric}"] for line in lines]
+    assert result.metrics[metric] == best(values) == values[result.best_epoch]
+    assert len(values) == min(4, result.best_epoch + 3)
+
+
+def test_a_metric_that_does_not_exist_cannot_decide(tmp_path: Path) -> None:
+    config = make_config(tmp_path, "train.epochs=1")
+    write_features(config, [100], [1])
+    with pytest.raises(DataError, match="there is no auc on the validation rows"):
+        trainer(config, tmp_path / "run").fit()
 
 
 def test_a_damaged_checkpoint_is_passed_over(
