@@ -31,7 +31,7 @@ def metrics(
     """All metrics that are one number.
 
     Args:
-        tally: The rows, by the ids of ``group_by`` if it is given.
+        tally: At least one row, by the ids of ``group_by`` if it is given; outputs are finite.
         objective: Says what the outputs are.
         group_by: The field of GAUC.
     """
@@ -111,7 +111,7 @@ def _average_precision(tally: Tally) -> float:
     positives_N = tally.count_N * (tally.label_N == 1)
     positives_C, rows_C = (sums(column, starts)[::-1] for column in (positives_N, tally.count_N))
     total = positives_C.sum()
-    if not total or np.isnan(tally.output_N).any():
+    if not total:
         return np.nan
     precision_C = np.cumsum(positives_C) / np.cumsum(rows_C)
     return float((positives_C * precision_C).sum() / total)
@@ -162,7 +162,7 @@ def _by_group(tally: Tally, objective: Objective, group_N: Array) -> dict[str, A
 def _auc_of_groups(tally: Tally, group_N: Array) -> Array:
     """The AUC within each group [G], groups ascending: U of Mann and Whitney, ties counted half.
 
-    NaN where one class is missing or an output is NaN: some pair has no order.
+    NaN where one class is missing.
     """
     order = np.argsort(group_N, kind="stable")  # within a group, outputs still ascend
     group_N, output_N = group_N[order], tally.output_N[order]
@@ -177,7 +177,5 @@ def _auc_of_groups(tally: Tally, group_N: Array) -> Array:
     # Twice the pairs in the right order, a tie being half one: whole numbers, so exact.
     right_G = sums(positives_C * (2 * below_C + negatives_C), groups)
     pairs_G = 2 * sums(positives_C, groups) * sums(negatives_C, groups)
-    auc_G = np.divide(right_G, pairs_G, out=np.full(len(groups), np.nan), where=pairs_G > 0)
-    has_nan = sums(np.isnan(output_N).astype(np.int64), starts[groups]) > 0
-    auc_G[has_nan] = np.nan
-    return auc_G
+    undefined_G = np.full(len(groups), np.nan)
+    return np.divide(right_G, pairs_G, out=undefined_G, where=pairs_G > 0)

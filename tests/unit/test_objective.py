@@ -15,7 +15,10 @@ BOUNDED = Objective("regression", "squared", (-1.0, 2.0))
 @pytest.mark.parametrize(
     ("objective", "expected"),
     [
-        (LOGISTIC, [np.log1p(np.exp(y if t == 0 else -y)) for y, t in zip(OUTPUTS, LABELS)]),
+        (
+            LOGISTIC,
+            [np.log1p(np.exp(y if t == 0 else -y)) for y, t in zip(OUTPUTS, LABELS, strict=True)],
+        ),
         (SIGNED, [1.5**2, 1.25**2, 0.5**2, 4.0**2]),
         (BOUNDED, [2.5**2, 1.25**2, 0.5**2, 3.0**2]),
     ],
