@@ -35,11 +35,9 @@ def metrics(
         objective: Says what the outputs are.
         group_by: The field of GAUC.
     """
-    whole = {
-        name: column[0].item()
-        for name, column in _by_group(tally, objective, np.zeros_like(tally.count_N)).items()
-        if name != "id"
-    }
+    one = np.zeros_like(tally.count_N)
+    columns = _of_groups(objective, tally.output_N, tally.label_N, tally.count_N, one)
+    whole = {name: column[0].item() for name, column in columns.items()}
     if objective.task == "binary":
         whole["pr_auc"] = _average_precision(tally)
     if objective.probabilistic:
@@ -57,7 +55,10 @@ def by_group(tally: Tally, objective: Objective, name: str) -> dict[str, Array]:
         Columns [G]: ``id`` ascending, ``rows``, ``rmse``; of a binary task ``positives`` and
         ``auc``; where there are probabilities ``logloss`` and ``predicted_to_observed``.
     """
-    return _by_group(tally, objective, tally.ids[name])
+    id_N = tally.ids[name]
+    order = np.argsort(id_N, kind="stable")  # within an id, outputs still ascend
+    columns = (tally.output_N, tally.label_N, tally.count_N, id_N)
+    return _of_groups(objective, *(column[order] for column in columns))
 
 
 def reliability(tally: Tally, objective: Objective) -> dict[str, Array]:
@@ -89,7 +90,7 @@ def reliability(tally: Tally, objective: Objective) -> dict[str, Array]:
 
 
 def _gauc(groups: dict[str, Array], field: FieldSpec) -> dict[str, float]:
-    """AUC within each value of a field, weighted by its rows (Zhou et al. 2018, sec. 5.2).
+    """AUC within each value of a field, weighted by its rows (Zhu et al. 2017, Zhou et al. 2018).
 
     Missing and unknown stand for no one value; values with one class have no order.
     """
@@ -132,50 +133,51 @@ def _calibration_error(table: dict[str, Array]) -> float:
     return float(np.average(gaps, weights=table["rows"]))
 
 
-def _by_group(tally: Tally, objective: Objective, group_N: Array) -> dict[str, Array]:
-    """See ``by_group``."""
-    order = np.argsort(group_N, kind="stable")
-    starts = starts_of(group_N[order])
-
-    def totals(values_N: Array) -> Array:
-        return sums((tally.count_N * values_N)[order], starts)
-
-    label_N = tally.label_N.astype(np.float64)
-    estimates_N = objective.estimates(tally.output_N)
-    rows = sums(tally.count_N[order], starts)
+def _of_groups(
+    objective: Objective, output_N: Array, label_N: Array, count_N: Array, group_N: Array
+) -> dict[str, Array]:
+    """See ``by_group``; entries ascend by group, within it by output."""
+    starts = starts_of(group_N)
+    rows = sums(count_N, starts)
+    label_N = label_N.astype(np.float64)
+    estimates_N = objective.estimates(output_N)
     squared_N = (estimates_N - objective.targets(label_N)) ** 2
-    found = {"id": group_N[order][starts], "rows": rows, "rmse": np.sqrt(totals(squared_N) / rows)}
+    found = {
+        "id": group_N[starts],
+        "rows": rows,
+        "rmse": np.sqrt(sums(count_N * squared_N, starts) / rows),
+    }
     if objective.task == "binary":
-        found["positives"] = totals(tally.label_N == 1)
-        found["auc"] = _auc_of_groups(tally, group_N)
+        positives_N = count_N * (label_N == 1)
+        found["positives"] = sums(positives_N, starts)
+        found["auc"] = _auc_of_groups(output_N, positives_N, count_N - positives_N, group_N)
     if objective.probabilistic:
-        logits_N = tally.output_N.astype(np.float64)
+        logits_N = output_N.astype(np.float64)
         losses_N = np.logaddexp(0.0, logits_N) - label_N * logits_N
-        found["logloss"] = totals(losses_N) / rows
-        observed = totals(label_N)
-        found["predicted_to_observed"] = np.divide(
-            totals(estimates_N), observed, out=np.full(len(rows), np.nan), where=observed > 0
-        )
+        found["logloss"] = sums(count_N * losses_N, starts) / rows
+        expected = sums(count_N * estimates_N, starts)
+        found["predicted_to_observed"] = _ratio(expected, found["positives"])
     return found
 
 
-def _auc_of_groups(tally: Tally, group_N: Array) -> Array:
-    """The AUC within each group [G], groups ascending: U of Mann and Whitney, ties counted half.
+def _auc_of_groups(
+    output_N: Array, positives_N: Array, negatives_N: Array, group_N: Array
+) -> Array:
+    """The AUC within each group [G]: U of Mann and Whitney over all pairs, ties counted half.
 
     NaN where one class is missing.
     """
-    order = np.argsort(group_N, kind="stable")  # within a group, outputs still ascend
-    group_N, output_N = group_N[order], tally.output_N[order]
-    label_N, count_N = tally.label_N[order], tally.count_N[order]
     starts = starts_of(group_N, output_N)
-    positives_C = sums(count_N * (label_N == 1), starts)
-    negatives_C = sums(count_N * (label_N != 1), starts)
+    positives_C, negatives_C = sums(positives_N, starts), sums(negatives_N, starts)
     groups = starts_of(group_N[starts])
     cells_G = np.diff(np.append(groups, len(starts)))
     below_C = np.cumsum(negatives_C) - negatives_C
     below_C -= np.repeat(below_C[groups], cells_G)
     # Twice the pairs in the right order, a tie being half one: whole numbers, so exact.
     right_G = sums(positives_C * (2 * below_C + negatives_C), groups)
-    pairs_G = 2 * sums(positives_C, groups) * sums(negatives_C, groups)
-    undefined_G = np.full(len(groups), np.nan)
-    return np.divide(right_G, pairs_G, out=undefined_G, where=pairs_G > 0)
+    return _ratio(right_G, 2 * sums(positives_C, groups) * sums(negatives_C, groups))
+
+
+def _ratio(above: Array, below: Array) -> Array:
+    """NaN where it does not exist."""
+    return np.divide(above, below, out=np.full(len(above), np.nan), where=below > 0)

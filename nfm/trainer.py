@@ -240,9 +240,9 @@ class Trainer:
         decides = self.config.train.early_stopping.metric
         if decides not in found:
             raise DataError(
-                f"there is no {decides} on the validation rows, which decides when to stop: they "
-                f"hold one class, also within each value of the field to group by; choose another "
-                f"train.early_stopping.metric"
+                f"there is no {decides} on the validation rows: it compares rows of both classes "
+                f"(gauc: of one key), and there are none; choose another "
+                f"train.early_stopping.metric, or another split"
             )
         return found
 
