@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from conf.evaluation import Metric
 from conf.section import Positive, Section, Seed
 
 _HOSTS = r"^[^\s:,]+:[1-9]\d*(,[^\s:,]+:[1-9]\d*)*$"
@@ -140,8 +141,9 @@ class PenaltyConfig(Section):
 class EarlyStoppingConfig(Section):
     """When to stop; the best epoch is what the bundle holds."""
 
-    metric: Literal["auc", "logloss", "rmse"] = Field(
-        description="Validation metric that decides; auc rises, the others fall."
+    metric: Metric = Field(
+        description="Validation metric that decides (docs/metrics.md): auc, gauc and pr_auc rise, "
+        "the others fall."
     )
     patience: Positive = Field(3, description="Epochs without a better value before stopping.")
 
@@ -196,6 +198,11 @@ class TrainConfig(Section):
         "it knows are copied, and layers of the same shape.",
     )
     seed: Seed = Field(0, description="Of initial weights, dropout and the order of rows.")
+    loss: Literal["logistic", "squared"] | None = Field(
+        None,
+        description="Of a row; default: logistic for a binary task, squared for a regression. "
+        "Squared for a binary one has targets 1 and -1, as in the NFM paper, and no probabilities.",
+    )
     epochs: Positive = Field(20, description="Passes over the training rows, at most.")
     batch_size: Positive = Field(4096, description="Rows of a step, over all workers together.")
     shuffle_rows: Positive = Field(

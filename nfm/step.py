@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch.nn import functional as F
 
 from conf.manifest import FieldSpec
 from conf.schema import Config
@@ -26,16 +25,10 @@ from nfm.collectives import Collectives
 from nfm.dense import DenseParameters
 from nfm.lookup import Lookup, Tensors, Upstream
 from nfm.models import build_model
+from nfm.objective import Objective
 from nfm.row_optimizers import squared_norm
 from nfm.table import EmbeddingTable, new_table
 from nfm.table_model import TableModel
-
-
-def row_losses(task: str, logits_B: torch.Tensor, label_B: torch.Tensor) -> torch.Tensor:
-    """Logistic loss of each row in nats (binary), or its squared error (regression)."""
-    if task == "binary":
-        return F.binary_cross_entropy_with_logits(logits_B, label_B, reduction="none")
-    return (logits_B - label_B).square()
 
 
 @dataclass(frozen=True)
@@ -61,7 +54,7 @@ class TrainStep:
         table: The embeddings.
         fields: What the rows consist of.
         workers: Who takes the step together.
-        task: binary or regression.
+        objective: The loss of a row.
         config: Optimiser and penalties.
         compiled: Whether compiled loops work on the table (main memory only) or plain torch.
     """
@@ -72,12 +65,13 @@ class TrainStep:
         table: EmbeddingTable,
         fields: Sequence[FieldSpec],
         workers: Collectives,
-        task: str,
+        objective: Objective,
         config: TrainConfig,
         *,
         compiled: bool,
     ) -> None:
-        self.model, self.table, self.workers, self.task = model, table, workers, task
+        self.model, self.table, self.workers = model, table, workers
+        self.objective = objective
         self.l1_D = _per_column(config.l1, table.weight_RD)
         self.l2_D = _per_column(config.l2, table.weight_RD)
         self.device = table.weight_RD.device
@@ -106,7 +100,7 @@ class TrainStep:
         read = self.lookup.forward(rows, batch)
         _copy(self.buffers, self.buffers_before)
         logits_B = self._logits(read)
-        loss_B = row_losses(self.task, logits_B, batch.label_B.to(logits_B.dtype))
+        loss_B = self.objective.row_losses(logits_B, batch.label_B.to(logits_B.dtype))
         if batch.weight_B is not None:
             loss_B = loss_B * batch.weight_B.to(loss_B.dtype)
         loss = loss_B.sum()
@@ -186,7 +180,8 @@ def build_step(
     model = build_model(config.model, fields, workers, compiled=compiled).to(device, dtype)
     num_features = sum(field.cardinality for field in fields)
     table = new_table(config, num_features, workers, dtype, device)
-    return TrainStep(model, table, fields, workers, config.task, config.train, compiled=compiled)
+    objective = Objective(config.task, config.loss)
+    return TrainStep(model, table, fields, workers, objective, config.train, compiled=compiled)
 
 
 def _copy(tensors: list[torch.Tensor], into: list[torch.Tensor]) -> None:

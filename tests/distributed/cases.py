@@ -1,8 +1,10 @@
 """Steps that any number of workers must take alike."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from nfm.batch import Batch
@@ -10,6 +12,7 @@ from nfm.checkpoint import Position, read_tensors
 from nfm.checkpoint_writer import CheckpointWriter
 from nfm.collectives import Collectives
 from nfm.step import build_step
+from nfm.tally import Tally, merge
 from tests.data import OPTIMIZERS, make_config, plain_fields
 
 NUM_FEATURES, SLOTS = 50, 6
@@ -54,7 +57,7 @@ CASES = {
         (("adagrad", "adam"), "penalties", _PENALTIES, _UNEVEN),
         (("adam", "momentum"), "recipe", _RECIPE, _ONE_EMPTY),
         (("adagrad",), "deep", ("model.hidden=[8, 8, 4]",), _UNEVEN),
-        (("adam",), "plain", ("model.batch_norm=none",), _ONE_EMPTY),
+        (("adam",), "plain", ("model.batch_norm=none", "train.loss=squared"), _ONE_EMPTY),
         (
             ("adagrad",),
             "regression",
@@ -107,6 +110,17 @@ def everything(checkpoint: Path) -> dict[str, torch.Tensor]:
             whole[number :: len(rows)] = part
         tensors[name] = whole
     return tensors
+
+
+def tally_of_ranks(ranks: Iterable[int]) -> Tally:
+    """Predictions of some ranks, many of them tied; rank 1 has none."""
+    tallies = []
+    for rank in ranks:
+        rng = np.random.default_rng(rank)
+        rows = 0 if rank == 1 else 400
+        output, label, user = (rng.integers(0, high, rows) for high in (90, 2, 7))
+        tallies.append(Tally.of(output / 7 - 6, label, {"user": user}))
+    return merge(tallies)
 
 
 def _batch(rows: int, generator: torch.Generator) -> Batch:
