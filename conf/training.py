@@ -5,11 +5,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from conf.evaluation import Metric
 from conf.section import Positive, Section, Seed
 
 _HOSTS = r"^[^\s:,]+:[1-9]\d*(,[^\s:,]+:[1-9]\d*)*$"
 
 NonNegative = Annotated[float, Field(ge=0.0)]
+PositiveNumber = Annotated[float, Field(gt=0.0)]
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
@@ -81,13 +83,50 @@ class ModelConfig(Section):
         return self
 
 
+class ScheduleConfig(Section):
+    """How the learning rates change in a training: warm-up times decay."""
+
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(
+        0, description="Steps in which the rates rise linearly from near 0; 0 for none."
+    )
+    decay: Literal["none", "linear", "cosine"] = Field(
+        "none", description="How they fall over all of train.epochs, wherever it is stopped."
+    )
+    final: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
+        0.0, description="What decay leaves of them at the end, as a share."
+    )
+
+
 class OptimizerConfig(Section):
     """How gradients become steps; embedding rows and dense weights follow the same rule."""
 
-    name: Literal["adagrad", "adam"] = Field("adagrad", description="Adam is lazy on rows.")
-    learning_rate: Annotated[float, Field(gt=0.0)] = Field(0.05, description="Step size.")
+    name: Literal["sgd", "adagrad", "adam"] = Field(
+        "adagrad",
+        description="sgd and adam are lazy: what they keep of a row's gradients changes only when "
+        "a batch holds the row.",
+    )
+    learning_rate: PositiveNumber = Field(0.05, description="Step size.")
+    embedding_learning_rate: PositiveNumber | None = Field(
+        None, description="That of the embedding table, if another."
+    )
+    momentum: Probability = Field(
+        0.0, description="Of sgd: the share of its velocity that a weight keeps in a step."
+    )
     initial_accumulator: NonNegative = Field(
         0.1, description="Adagrad's first sum of squares; larger means gentler first steps."
+    )
+    clip_norm: PositiveNumber | None = Field(
+        None,
+        description="Largest norm of a step's gradient, over all parameters, penalties included; "
+        "a longer one is scaled down.",
+    )
+    weight_decay: NonNegative = Field(
+        0.0,
+        description="Share of the layers' weight matrices that a step takes away, times the "
+        "learning rate; apart from the gradient, where train.l2 is a part of it.",
+    )
+    schedule: ScheduleConfig = Field(
+        ScheduleConfig(), description="How the learning rates change in a training."
     )
 
 
@@ -102,8 +141,9 @@ class PenaltyConfig(Section):
 class EarlyStoppingConfig(Section):
     """When to stop; the best epoch is what the bundle holds."""
 
-    metric: Literal["auc", "logloss", "rmse"] = Field(
-        description="Validation metric that decides; auc rises, the others fall."
+    metric: Metric = Field(
+        description="Validation metric that decides (docs/metrics.md): auc, gauc and pr_auc rise, "
+        "the others fall."
     )
     patience: Positive = Field(3, description="Epochs without a better value before stopping.")
 
@@ -121,7 +161,7 @@ class CacheConfig(Section):
     """Local copies of the files that the workers of a machine read from a remote store."""
 
     path: str = Field(description="Local directory; the copies are in nfm-cache below it.")
-    size_gb: Annotated[float, Field(gt=0.0)] = Field(
+    size_gb: PositiveNumber = Field(
         10.0,
         description="Most that the copies of a machine may take; those read longest ago go first.",
     )
@@ -158,6 +198,11 @@ class TrainConfig(Section):
         "it knows are copied, and layers of the same shape.",
     )
     seed: Seed = Field(0, description="Of initial weights, dropout and the order of rows.")
+    loss: Literal["logistic", "squared"] | None = Field(
+        None,
+        description="Of a row; default: logistic for a binary task, squared for a regression. "
+        "Squared for a binary one has targets 1 and -1, as in the NFM paper, and no probabilities.",
+    )
     epochs: Positive = Field(20, description="Passes over the training rows, at most.")
     batch_size: Positive = Field(4096, description="Rows of a step, over all workers together.")
     shuffle_rows: Positive = Field(
@@ -179,7 +224,7 @@ class TrainConfig(Section):
     restart_backoff_s: NonNegative = Field(
         5.0, description="Seconds before the first restart; twice as long before each further one."
     )
-    stall_timeout_s: Annotated[float, Field(gt=0.0)] = Field(
+    stall_timeout_s: PositiveNumber = Field(
         600.0, description="Seconds without a step after which the workers count as failed."
     )
     max_skipped_steps: Annotated[int, Field(ge=0)] = Field(

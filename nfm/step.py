@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch.nn import functional as F
 
 from conf.manifest import FieldSpec
 from conf.schema import Config
@@ -26,15 +25,10 @@ from nfm.collectives import Collectives
 from nfm.dense import DenseParameters
 from nfm.lookup import Lookup, Tensors, Upstream
 from nfm.models import build_model
+from nfm.objective import Objective
+from nfm.row_optimizers import squared_norm
 from nfm.table import EmbeddingTable, new_table
 from nfm.table_model import TableModel
-
-
-def row_losses(task: str, logits_B: torch.Tensor, label_B: torch.Tensor) -> torch.Tensor:
-    """Logistic loss of each row in nats (binary), or its squared error (regression)."""
-    if task == "binary":
-        return F.binary_cross_entropy_with_logits(logits_B, label_B, reduction="none")
-    return (logits_B - label_B).square()
 
 
 @dataclass(frozen=True)
@@ -60,7 +54,7 @@ class TrainStep:
         table: The embeddings.
         fields: What the rows consist of.
         workers: Who takes the step together.
-        task: binary or regression.
+        objective: The loss of a row.
         config: Optimiser and penalties.
         compiled: Whether compiled loops work on the table (main memory only) or plain torch.
     """
@@ -71,12 +65,13 @@ class TrainStep:
         table: EmbeddingTable,
         fields: Sequence[FieldSpec],
         workers: Collectives,
-        task: str,
+        objective: Objective,
         config: TrainConfig,
         *,
         compiled: bool,
     ) -> None:
-        self.model, self.table, self.workers, self.task = model, table, workers, task
+        self.model, self.table, self.workers = model, table, workers
+        self.objective = objective
         self.l1_D = _per_column(config.l1, table.weight_RD)
         self.l2_D = _per_column(config.l2, table.weight_RD)
         self.device = table.weight_RD.device
@@ -84,15 +79,19 @@ class TrainStep:
         self.lookup: Lookup = lookup(field_of_slots(fields).to(self.device))
         self.autocast = self.device.type == "cuda" and config.precision == "bf16"
         self.dense = DenseParameters(model, config, told=3)
+        self.clip_norm = config.optimizer.clip_norm
         self.buffers = list(model.buffers())
         self.buffers_before = [buffer.clone() for buffer in self.buffers]
 
-    def __call__(self, batch: Batch, all_rows: int, *, stop: bool = False) -> Outcome:
+    def __call__(
+        self, batch: Batch, all_rows: int, *, factor: float = 1.0, stop: bool = False
+    ) -> Outcome:
         """Take one step with the other workers.
 
         Args:
             batch: This worker's rows; may have none.
             all_rows: Rows of all workers in this step; at least one.
+            factor: What the learning rates are multiplied by.
             stop: Whether this worker was asked to stop.
         """
         self._switch(training=True)
@@ -101,7 +100,7 @@ class TrainStep:
         read = self.lookup.forward(rows, batch)
         _copy(self.buffers, self.buffers_before)
         logits_B = self._logits(read)
-        loss_B = row_losses(self.task, logits_B, batch.label_B.to(logits_B.dtype))
+        loss_B = self.objective.row_losses(logits_B, batch.label_B.to(logits_B.dtype))
         if batch.weight_B is not None:
             loss_B = loss_B * batch.weight_B.to(loss_B.dtype)
         loss = loss_B.sum()
@@ -110,20 +109,32 @@ class TrainStep:
         # A model may have no use for a part of it.
         grads = tuple(torch.zeros_like(p) if p.grad is None else p.grad for p in read)
         # 0 * the gradient is 0, or NaN where some of it is not finite.
-        finite = 0 * torch.stack([grad.sum() for grad in grads]).sum()
-        told = loss.detach(), finite, loss.new_tensor(float(stop))
+        upstream = 0 * torch.stack([grad.sum() for grad in grads]).sum()
+        told = loss.detach(), upstream, loss.new_tensor(float(stop))
         summed_later = self.dense.sum_gradients(self.workers, told)
         penalties = self.l1_D / all_rows, self.l2_D / all_rows
         self.table.send(self.lookup, Upstream(grads, *penalties))
         summed = summed_later()
         all_loss, _, stops = summed[-3:].tolist()
-        outcome = Outcome(all_loss, finite=math.isfinite(summed.sum().item()), stop=stops > 0)
-        self.table.learn(apply=outcome.finite)
-        if outcome.finite:
-            self.dense.learn(summed)
-        else:
+        finite = self._learn(summed, factor)
+        if not finite:
             _copy(self.buffers_before, self.buffers)
-        return outcome
+        return Outcome(all_loss, finite, stop=stops > 0)
+
+    def _learn(self, summed: torch.Tensor, factor: float) -> bool:
+        """Step all parameters, unless something is not finite; returns whether it was."""
+        finite = math.isfinite(summed.sum().item())
+        grad_1N, scale = self.dense.gradient(summed), 1.0
+        table_square = self.table.receive(measured=self.clip_norm is not None)
+        if self.clip_norm is not None:  # as torch.nn.utils.clip_grad_norm_
+            norm = math.sqrt(table_square + squared_norm(grad_1N))
+            finite = finite and math.isfinite(norm)
+            scale = min(1.0, self.clip_norm / (norm + 1e-6))
+        if finite:
+            self.table.optimizer.factor = self.dense.optimizer.factor = factor
+            self.table.learn(scale)
+            self.dense.learn(grad_1N if scale == 1 else scale * grad_1N)
+        return finite
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> torch.Tensor:
@@ -169,7 +180,8 @@ def build_step(
     model = build_model(config.model, fields, workers, compiled=compiled).to(device, dtype)
     num_features = sum(field.cardinality for field in fields)
     table = new_table(config, num_features, workers, dtype, device)
-    return TrainStep(model, table, fields, workers, config.task, config.train, compiled=compiled)
+    objective = Objective(config.task, config.loss)
+    return TrainStep(model, table, fields, workers, objective, config.train, compiled=compiled)
 
 
 def _copy(tensors: list[torch.Tensor], into: list[torch.Tensor]) -> None:

@@ -3,14 +3,13 @@
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.dataset as ds
 import torch
 
-from conf import storage
-from conf.manifest import VOCABULARY, Manifest
+from conf.manifest import Manifest
 from nfm.bundle import Bundle
 from nfm.step import TrainStep
 from nfm.table_model import TableModel
+from nfm.vocabulary import value_ids
 
 Indices = npt.NDArray[np.int64]
 
@@ -87,7 +86,4 @@ def shared_features(
 
 def _ids(directory: str, field: str, name: str) -> pa.Table:
     """Values of a field and their ids."""
-    fs, plain = storage.filesystem(f"{directory}/{VOCABULARY}")
-    files = ds.dataset(fs.glob(f"{plain}/*.parquet"), filesystem=fs)
-    table = files.to_table(columns=["value", "id"], filter=ds.field("field") == field)
-    return table.rename_columns(["value", name])
+    return value_ids(directory, field).rename_columns(["value", name])

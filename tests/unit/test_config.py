@@ -45,7 +45,12 @@ ROOT = Path(__file__).parents[2]
         ("raw.table=t", r"raw: .*give path or table, one of the two"),
         ("raw={table: t, format: csv}", r"raw: .*format and options speak of files"),
         ("split.valid=0.9", r"split.*no rows would be left to train on"),
-        ("task=regression", r"a regression is judged by 'rmse'"),
+        ("task=regression", r"there is no auc for task regression with squared loss, but rmse"),
+        ("train.early_stopping.metric=gauc", r"gauc needs evaluate.group_by"),
+        ("train.early_stopping.metric=f1", r"metric: .*'rmse', found 'f1'"),
+        ("evaluate.group_by=users", r"no field 'users' to group by, but user, item"),
+        ("evaluate.segments=[device, tags]", r"field 'tags' is multi_valued; rows are grouped by"),
+        ("evaluate.group_by=price", r"field 'price' is numeric; rows are grouped by"),
         ("fields.99.name=x", r"--set fields.99.name=x: no such key"),
         ("train.epochs", r"--set train.epochs: expected dotted.key=value"),
     ],
@@ -53,6 +58,15 @@ ROOT = Path(__file__).parents[2]
 def test_a_wrong_key_or_value_is_named(tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make_config(tmp_path, override)
+
+
+def test_losses_have_metrics_of_their_own(tmp_path: Path) -> None:
+    squared = make_config(tmp_path, "train.loss=squared", "train.early_stopping.metric=rmse")
+    assert (make_config(tmp_path).loss, squared.loss) == ("logistic", "squared")
+    with pytest.raises(ConfigError, match=r"no ece .* with squared loss, but auc, pr_auc, rmse"):
+        make_config(tmp_path, "train.loss=squared", "train.early_stopping.metric=ece")
+    with pytest.raises(ConfigError, match=r"train.loss: a regression has the squared loss"):
+        make_config(tmp_path, "task=regression", "train.loss=logistic")
 
 
 def test_overrides_are_yaml_and_reach_into_lists(tmp_path: Path) -> None:
