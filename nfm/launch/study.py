@@ -18,12 +18,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from conf import storage
 from conf.errors import ConfigError, DataError, RunError
+from conf.evaluation import HIGHER_IS_BETTER
 from conf.loader import dump_config, load_config, override_config, value_of
 from conf.manifest import Manifest, read_manifest, write_manifest
 from conf.schema import Config
 from conf.tuning import Dimension, TuneConfig
 from nfm.launch.run_directory import differing_keys
-from nfm.metrics import HIGHER_IS_BETTER
 from nfm.trainer import Result
 
 STORAGE, CONFIG, TRIALS, BEST = "study.sqlite3", "config.yaml", "trials.csv", "best.yaml"
