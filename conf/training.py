@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from conf.evaluation import Metric
 from conf.section import Positive, Section, Seed
 
 _HOSTS = r"^[^\s:,]+:[1-9]\d*(,[^\s:,]+:[1-9]\d*)*$"
@@ -15,27 +16,71 @@ Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class ModelConfig(Section):
-    """The model (He & Chua 2017)."""
+    """The model: one of those that He & Chua (2017) compare, and the baseline below them.
 
-    name: Literal["nfm"] = Field("nfm", description="Neural Factorization Machine.")
-    embedding_dim: Positive = Field(64, description="Factors K of a feature's embedding.")
+    A key that a model has no use for changes nothing, so that ``model.name`` alone tells two
+    trainings apart.
+    """
+
+    # The module of nfm.models that holds it has this name.
+    name: Literal["lr", "fm", "nfm", "fnn", "wide_deep", "deep_cross"] = Field(
+        "nfm",
+        description="lr: logistic (or linear) regression; fm: Factorization Machine; nfm: Neural "
+        "Factorization Machine; fnn: FM-supported neural network, to begin from an fm's bundle by "
+        "train.init_from; wide_deep: Wide & Deep; deep_cross: Deep Crossing.",
+    )
+    embedding_dim: Positive = Field(
+        64, description="Factors K of a feature's embedding; lr has none."
+    )
     embedding_std: NonNegative = Field(0.01, description="Deviation of the initial embeddings.")
-    hidden: list[Positive] = Field([64], description="Units of each hidden layer; may be empty.")
+    hidden: list[Positive] = Field(
+        [64],
+        description="Units of each hidden layer, for deep_cross the inner units of each residual "
+        "unit; may be empty. lr and fm have none.",
+    )
     activation: Literal["relu", "tanh", "sigmoid"] = Field(
         "relu", description="Of the hidden layers."
     )
     bi_dropout: Probability = Field(
-        0.0, description="Probability of dropping a pooled factor after Bi-Interaction."
+        0.0, description="nfm: probability of dropping a pooled factor after Bi-Interaction."
     )
-    dropout: Probability = Field(0.0, description="The same, after every hidden layer.")
+    dropout: Probability | list[Probability] = Field(
+        0.0, description="The same, after every hidden layer; a list gives each its own."
+    )
     batch_norm: Literal["synchronised", "local", "none"] = Field(
         "synchronised",
-        description="Normalise the pooled vector and every hidden layer over the rows of all "
-        "workers, over each worker's own, or not at all.",
+        description="Normalise every hidden layer, and the pooled vector of nfm, over the rows of "
+        "all workers, over each worker's own, or not at all.",
     )
     batch_norm_momentum: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
         0.1, description="Weight of a new batch in the running statistics."
     )
+    wide_only: list[str] = Field(
+        [],
+        description="wide_deep: fields, such as crosses, that the linear part sees and the layers "
+        "do not.",
+    )
+
+    @property
+    def factors(self) -> int:
+        """K of the embedding table, whose rows are one wider."""
+        return 0 if self.name == "lr" else self.embedding_dim
+
+    @property
+    def dropouts(self) -> list[float]:
+        """The dropout after each hidden layer."""
+        if isinstance(self.dropout, list):
+            return self.dropout
+        return [self.dropout] * len(self.hidden)
+
+    @model_validator(mode="after")
+    def _a_dropout_per_layer(self) -> "ModelConfig":
+        if len(self.dropouts) != len(self.hidden):
+            raise ValueError(
+                f"dropout names {len(self.dropouts)} layers, hidden has {len(self.hidden)}: give "
+                f"one number for all, or one for each"
+            )
+        return self
 
 
 class ScheduleConfig(Section):
@@ -96,8 +141,9 @@ class PenaltyConfig(Section):
 class EarlyStoppingConfig(Section):
     """When to stop; the best epoch is what the bundle holds."""
 
-    metric: Literal["auc", "logloss", "rmse"] = Field(
-        description="Validation metric that decides; auc rises, the others fall."
+    metric: Metric = Field(
+        description="Validation metric that decides (docs/metrics.md): auc, gauc and pr_auc rise, "
+        "the others fall."
     )
     patience: Positive = Field(3, description="Epochs without a better value before stopping.")
 
@@ -152,6 +198,11 @@ class TrainConfig(Section):
         "it knows are copied, and layers of the same shape.",
     )
     seed: Seed = Field(0, description="Of initial weights, dropout and the order of rows.")
+    loss: Literal["logistic", "squared"] | None = Field(
+        None,
+        description="Of a row; default: logistic for a binary task, squared for a regression. "
+        "Squared for a binary one has targets 1 and -1, as in the NFM paper, and no probabilities.",
+    )
     epochs: Positive = Field(20, description="Passes over the training rows, at most.")
     batch_size: Positive = Field(4096, description="Rows of a step, over all workers together.")
     shuffle_rows: Positive = Field(

@@ -223,6 +223,7 @@ def _manifest(
         keys=config.keys,
         label=config.label,
         weight=config.weight,
+        label_range=None if binary else list(profile.label_range),
         fields=fields,
         num_features=sum(field.cardinality for field in fields),
         splits=splits,

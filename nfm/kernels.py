@@ -119,7 +119,7 @@ def pool(
 
 
 @njit(nogil=True, cache=True)
-def _first_of(piece: int, start: Array) -> int:
+def first_of(piece: int, start: Array) -> int:
     """The distinct id at which a piece begins, so that all pieces have like work."""
     distinct = len(start) - 1
     goal = (start[distinct] + _ROW_WORK * distinct) * piece // PIECES
@@ -171,7 +171,7 @@ def pool_gradient(
     for piece in prange(PIECES):
         grad = np.empty(width, weight_XD.dtype)
         squares = np.empty(factors, weight_XD.dtype)
-        for u in range(_first_of(piece, start), _first_of(piece + 1, start)):
+        for u in range(first_of(piece, start), first_of(piece + 1, start)):
             ahead = index_U[min(u + AHEAD, distinct - 1)]
             prefetch_row(weight_XD, ahead)
             if rule >= MOMENTUM:

@@ -188,7 +188,7 @@ def new_table(
 
     Factors are normal with deviation ``model.embedding_std``, linear weights 0.
     """
-    width = config.model.embedding_dim + 1
+    width = config.model.factors + 1
     rule = config.train.optimizer
     placement: str = config.train.placement
     if placement == "auto":

@@ -5,6 +5,7 @@ import math
 import shutil
 import subprocess
 import sys
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,11 @@ from nfm.checkpoint import Position, list_checkpoints, read_position, restore
 from nfm.checkpoint_writer import CheckpointWriter
 from nfm.collectives import Alone
 from nfm.epoch_plan import Block, Phase, plan_epoch
-from nfm.metrics import binary_metrics
+from nfm.metrics import metrics
+from nfm.objective import Objective
 from nfm.step import TrainStep, build_step
 from nfm.stream import stream_batches
+from nfm.tally import Tallier
 from tests.data import make_config
 from tests.distributed.cases import (
     CASES,
@@ -31,6 +34,7 @@ from tests.distributed.cases import (
     everything,
     joined,
     run_case,
+    tally_of_ranks,
 )
 from tests.distributed.features import write_features
 
@@ -71,6 +75,7 @@ def configure(directory: Path, features: Path, placement: str, *more: str) -> Co
         SCHEDULE,
         f"train.placement={placement}",
         f"features.path={features}",
+        "evaluate.group_by=user",
         *more,
     )
     (directory / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
@@ -153,7 +158,9 @@ def validate_alone(step: TrainStep, config: Config, manifest: Manifest) -> dict[
     paths = [f"{config.features.path}/{file.path}" for file in valid.files]
     blocks = [Block((i,), file.rows, None) for i, file in enumerate(valid.files)]
     (batch,) = stream_batches(blocks, paths, manifest.fields, batch_rows=valid.rows)
-    return binary_metrics(step.predict(batch).numpy(), batch.label_B.double().numpy())
+    tallier = Tallier(manifest.fields, ["user"])
+    tallier.add(step.predict(batch), batch)
+    return metrics(tallier.tally(), Objective.of(config, manifest), manifest.field("user"))
 
 
 def compare_with_alone(step: TrainStep, taken: int, directory: Path, scratch: Path) -> None:
@@ -176,15 +183,24 @@ def test_a_training_equals_one_worker_on_the_concatenated_batches(
     """Out of Parquet, with validation: uneven row groups, fewer of them than workers, no rows."""
     run = ran / str(world_size) / f"fit-{placement}"
     config, manifest = loaded(run)
-    step = build_step(config, manifest.num_features, Alone(), dtype=torch.float64)
-    taken, aucs = 0, []
+    step = build_step(config, manifest.fields, Alone(), dtype=torch.float64)
+    taken, validated = 0, []
     for epoch in range(2):
         at = Position(epoch=epoch, step=taken)
         taken += take_epoch_alone(step, config, manifest, world_size, at)
-        aucs.append(validate_alone(step, config, manifest)["auc"])
+        validated.append(validate_alone(step, config, manifest))
     compare_with_alone(step, taken, run, tmp_path)
     result = json.loads((run / "result.json").read_text())
-    assert result["metrics"]["auc"] == pytest.approx(max(aucs), abs=1e-6)
+    best = max(validated, key=itemgetter("auc"))
+    assert result["metrics"] == pytest.approx(best, abs=1e-6)
+
+
+@pytest.mark.parametrize("world_size", WORLDS)
+def test_metrics_of_workers_are_those_of_one_to_the_bit(ran: Path, world_size: int) -> None:
+    alone = metrics(tally_of_ranks(range(world_size)), Objective("binary", "logistic"))
+    assert alone["rows"] == 400 * (world_size - 1)
+    for rank in range(world_size):
+        assert json.loads((ran / str(world_size) / f"metrics-{rank}.json").read_text()) == alone
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
@@ -193,7 +209,7 @@ def test_a_stopped_training_goes_on_as_if_nothing_had_happened(
 ) -> None:
     run = ran / "2" / f"resumed-{placement}"
     config, manifest = loaded(run)
-    step = build_step(config, manifest.num_features, Alone(), dtype=torch.float64)
+    step = build_step(config, manifest.fields, Alone(), dtype=torch.float64)
     taken = take_epoch_alone(step, config, manifest, 2, Position())
     taken += take_epoch_alone(step, config, manifest, 2, Position(epoch=1, step=taken))
     compare_with_alone(step, taken, run, tmp_path)
@@ -209,7 +225,7 @@ def test_a_stopped_training_goes_on_with_another_number_of_workers(
     assert (at.step, at.done) == (STOP_AFTER, (Phase(world_size=2, steps=STOP_AFTER),))
     run = ran / "3" / f"fit-on-{placement}"
     config, manifest = loaded(run)
-    step = build_step(config, manifest.num_features, Alone(), dtype=torch.float64)
+    step = build_step(config, manifest.fields, Alone(), dtype=torch.float64)
     restore(step, stopped)
     taken = at.step + take_epoch_alone(step, config, manifest, 3, at)
     taken += take_epoch_alone(step, config, manifest, 3, Position(epoch=1, step=taken))

@@ -127,6 +127,8 @@ def test_a_regression_has_no_positives(spark: SparkSession, tmp_path: Path) -> N
     config = make_config(tmp_path, *sets, "weight=how much")
     manifest = build_features(spark, config, overwrite=False)
     assert manifest.splits["train"].positives is None
+    labels = read_split(config, "train")["label"].to_pylist()
+    assert manifest.label_range == [min(labels), max(labels)]
     assert manifest.weight == "how much"
     for split in ("train", "valid", "test"):
         found = read_split(config, split)
