@@ -71,6 +71,14 @@ def override_config(config: Config, values: Mapping[str, Any], origin: str) -> C
     return _validate(data, origin)
 
 
+def value_of(config: Config, key: str) -> Any:
+    """What a configuration says for a dotted key that it has, as plain data."""
+    value: Any = config.model_dump(mode="json")
+    for part in key.split("."):
+        value = value[part]
+    return value
+
+
 def dump_config(config: Config) -> str:
     """The resolved configuration as YAML that ``load_config`` reads back to an equal one."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)

@@ -45,12 +45,6 @@ class Dimension(Section):
             return f"one of {', '.join(map(str, self.choices))}"
         return f"{self.low:g} to {self.high:g}" + (", by its logarithm" if self.log else "")
 
-    def holds(self, value: Any) -> bool:
-        """Whether a value is among those that may be tried."""
-        if self.low is None or self.high is None:
-            return value in (self.choices or [])
-        return isinstance(value, int | float) and self.low <= value <= self.high
-
 
 class TuneConfig(Section):
     """A search for hyperparameters by `jobs.tune`, judged by train.early_stopping.metric."""

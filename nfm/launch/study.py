@@ -18,12 +18,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from conf import storage
 from conf.errors import ConfigError, DataError, RunError
-from conf.loader import dump_config, load_config, override_config
+from conf.evaluation import HIGHER_IS_BETTER
+from conf.loader import dump_config, load_config, override_config, value_of
 from conf.manifest import Manifest, read_manifest, write_manifest
 from conf.schema import Config
 from conf.tuning import Dimension, TuneConfig
 from nfm.launch.run_directory import differing_keys
-from nfm.metrics import HIGHER_IS_BETTER
 from nfm.trainer import Result
 
 STORAGE, CONFIG, TRIALS, BEST = "study.sqlite3", "config.yaml", "trials.csv", "best.yaml"
@@ -146,7 +146,7 @@ class Study:
         seed = int(np.random.SeedSequence((self._tune.seed, number)).generate_state(1)[0])
         sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=_RANDOM_TRIALS)
         self._study.sampler = sampler
-        own = values_of(self._config)
+        own = own_values(self._config, self._tune)
         if number == 1 and own and not self._trials(TrialState.WAITING):
             self._study.enqueue_trial(own)
         return self._study.ask()
@@ -192,17 +192,17 @@ def check_study(config: Config, manifest: Manifest) -> TuneConfig:
     return tune
 
 
-def values_of(config: Config) -> dict[str, Any] | None:
-    """What the config itself says to be the first trial; None if the space does not hold that."""
-    assert config.tune is not None
-    data, found = config.model_dump(mode="json"), dict[str, Any]()
-    for key, dimension in config.tune.space.items():
-        value: Any = data
-        for part in key.split("."):
-            value = value[part]
-        if not dimension.holds(value):
-            return None
-        found[key] = json.dumps(value) if dimension.choices else value
+def own_values(config: Config, tune: TuneConfig) -> dict[str, Any]:
+    """The config's own values of the space's keys, for Optuna; without those it does not hold."""
+    found = dict[str, Any]()
+    for key, dimension in tune.space.items():
+        value, low, high = value_of(config, key), dimension.low, dimension.high
+        if low is None or high is None:
+            for choice in dimension.choices or ():
+                if override_config(config, {key: choice}, key) == config:  # it changes nothing
+                    found[key] = json.dumps(choice)
+        elif isinstance(value, int | float) and low <= value <= high:
+            found[key] = value
     return found
 
 

@@ -55,7 +55,10 @@ def test_a_space_that_makes_no_sense_is_refused(
     [
         ({"train.epohcs": {"low": 1, "high": 2}}, r"train: unknown key 'epohcs'; did you mean"),
         ({"train.l2.embeding": {"low": 0.1, "high": 2.0}}, r"train.l2: unknown key 'embeding'"),
-        ({"model.dropout": {"low": 0.5, "high": 1.0}}, r"model.dropout: .*less than 1, found 1.0"),
+        (
+            {"model.bi_dropout": {"low": 0.5, "high": 1.0}},
+            r"model.bi_dropout: .*less than 1, found 1.0",
+        ),
         ({"model.hidden": {"choices": [[4], 4]}}, r"model.hidden: .*valid list, found 4"),
     ],
 )
