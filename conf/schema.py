@@ -128,6 +128,11 @@ class SparkConfig(Section):
 class Config(Section):
     """A run, whole."""
 
+    preset: str | None = Field(
+        None,
+        description="A file of conf/presets whose values count where this one names none: "
+        "nfm_paper (He & Chua 2017) or nfm_strong (where to begin with a new table).",
+    )
     name: str = Field(pattern=NAME, description="Short name of the project.")
     task: Literal["binary", "regression"] = Field(
         description="binary: label 0/1; regression: a number."
@@ -174,6 +179,9 @@ class Config(Section):
             raise ValueError(
                 f"checks.max_unknown_share: no field '{min(strangers)}' has a vocabulary"
             )
+        strangers = set(self.model.wide_only) - {field.name for field in self.fields}
+        if strangers:
+            raise ValueError(f"model.wide_only: there is no field '{min(strangers)}'")
         if self.checks.label_rate and self.task != "binary":
             raise ValueError("checks.label_rate goes with task: binary")
         if self.train.batch_size < self.train.num_workers:

@@ -15,27 +15,71 @@ Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class ModelConfig(Section):
-    """The model (He & Chua 2017)."""
+    """The model: one of those that He & Chua (2017) compare, and the baseline below them.
 
-    name: Literal["nfm"] = Field("nfm", description="Neural Factorization Machine.")
-    embedding_dim: Positive = Field(64, description="Factors K of a feature's embedding.")
+    A key that a model has no use for changes nothing, so that ``model.name`` alone tells two
+    trainings apart.
+    """
+
+    # The module of nfm.models that holds it has this name.
+    name: Literal["lr", "fm", "nfm", "fnn", "wide_deep", "deep_cross"] = Field(
+        "nfm",
+        description="lr: logistic (or linear) regression; fm: Factorization Machine; nfm: Neural "
+        "Factorization Machine; fnn: FM-supported neural network, to begin from an fm's bundle by "
+        "train.init_from; wide_deep: Wide & Deep; deep_cross: Deep Crossing.",
+    )
+    embedding_dim: Positive = Field(
+        64, description="Factors K of a feature's embedding; lr has none."
+    )
     embedding_std: NonNegative = Field(0.01, description="Deviation of the initial embeddings.")
-    hidden: list[Positive] = Field([64], description="Units of each hidden layer; may be empty.")
+    hidden: list[Positive] = Field(
+        [64],
+        description="Units of each hidden layer, for deep_cross the inner units of each residual "
+        "unit; may be empty. lr and fm have none.",
+    )
     activation: Literal["relu", "tanh", "sigmoid"] = Field(
         "relu", description="Of the hidden layers."
     )
     bi_dropout: Probability = Field(
-        0.0, description="Probability of dropping a pooled factor after Bi-Interaction."
+        0.0, description="nfm: probability of dropping a pooled factor after Bi-Interaction."
     )
-    dropout: Probability = Field(0.0, description="The same, after every hidden layer.")
+    dropout: Probability | list[Probability] = Field(
+        0.0, description="The same, after every hidden layer; a list gives each its own."
+    )
     batch_norm: Literal["synchronised", "local", "none"] = Field(
         "synchronised",
-        description="Normalise the pooled vector and every hidden layer over the rows of all "
-        "workers, over each worker's own, or not at all.",
+        description="Normalise every hidden layer, and the pooled vector of nfm, over the rows of "
+        "all workers, over each worker's own, or not at all.",
     )
     batch_norm_momentum: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
         0.1, description="Weight of a new batch in the running statistics."
     )
+    wide_only: list[str] = Field(
+        [],
+        description="wide_deep: fields, such as crosses, that the linear part sees and the layers "
+        "do not.",
+    )
+
+    @property
+    def factors(self) -> int:
+        """K of the embedding table, whose rows are one wider."""
+        return 0 if self.name == "lr" else self.embedding_dim
+
+    @property
+    def dropouts(self) -> list[float]:
+        """The dropout after each hidden layer."""
+        if isinstance(self.dropout, list):
+            return self.dropout
+        return [self.dropout] * len(self.hidden)
+
+    @model_validator(mode="after")
+    def _a_dropout_per_layer(self) -> "ModelConfig":
+        if len(self.dropouts) != len(self.hidden):
+            raise ValueError(
+                f"dropout names {len(self.dropouts)} layers, hidden has {len(self.hidden)}: give "
+                f"one number for all, or one for each"
+            )
+        return self
 
 
 class OptimizerConfig(Section):

@@ -85,7 +85,7 @@ def _with_bundle(config: Config) -> Config:
     if config.train.init_from is None:
         return config
     path = resolve_bundle(config.train.path, config.train.init_from)
-    found, wanted = load_bundle(path).config.model.embedding_dim, config.model.embedding_dim
+    found, wanted = load_bundle(path).config.model.factors, config.model.factors
     if found != wanted:
         raise ConfigError(
             f"bundle '{path}' has embeddings of {found} factors, the config wants {wanted}: "

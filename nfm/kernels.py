@@ -24,14 +24,14 @@ Array = npt.NDArray[Any]
 KEEP, ADAGRAD, ADAM = 0, 1, 2
 
 # Sums may be reordered into vector lanes; NaN must stay NaN, for the trainer looks for it.
-_FAST = {"reassoc", "contract", "arcp", "nsz"}
+FAST = {"reassoc", "contract", "arcp", "nsz"}
 _HASH = np.uint32(2654435769)  # 2**32 / golden ratio: spreads consecutive ids
 # Pieces of a loop over distinct ids, more than threads; of like work, for frequent ids come first.
-_PIECES = 64
+PIECES = 64
 # Fetching and stepping a row, in units of adding one occurrence to its gradient.
 _ROW_WORK = 2
 # How many rows of the table are asked of memory ahead of their use: measured, 8 to 16 are alike.
-_AHEAD = 12
+AHEAD = 12
 
 
 def _prefetch_code(typing_context: Any, rows: Any, index: Any) -> Any:
@@ -129,7 +129,7 @@ def group_ids(ids_N: Array, owners: int) -> tuple[Array, Array, Array, Array]:
     return ids[:distinct].copy(), start[: distinct + 1].copy(), positions, inverse
 
 
-@njit(parallel=True, nogil=True, fastmath=_FAST, cache=True)
+@njit(parallel=True, nogil=True, fastmath=FAST, cache=True)
 def pool(
     weight_XD: Array, index_BS: Array, x_BS: Array, sum_BK: Array, pooled_BK: Array, linear_B: Array
 ) -> None:
@@ -146,7 +146,7 @@ def pool(
         square[:] = 0
         linear = weight_XD.dtype.type(0)
         for s in range(slots):
-            prefetch_row(weight_XD, index_N[min(b * slots + s + _AHEAD, last)])
+            prefetch_row(weight_XD, index_N[min(b * slots + s + AHEAD, last)])
             row, x = weight_XD[index_BS[b, s]], x_BS[b, s]
             for k in range(factors):
                 e = row[k] * x
@@ -158,8 +158,8 @@ def pool(
             square[k] = (total[k] * total[k] - square[k]) / 2
 
 
-@njit(nogil=True, fastmath=_FAST, inline="always")
-def _step_row(weight_XD, first_XD, second_XD, at, grad_D, rule, c):  # type: ignore[no-untyped-def]
+@njit(nogil=True, fastmath=FAST, inline="always")
+def step_row(weight_XD, first_XD, second_XD, at, grad_D, rule, c):  # type: ignore[no-untyped-def]
     """Step one row of the table by a rule, whose constants are ``c`` (see ``nfm.table``)."""
     row, first = weight_XD[at], first_XD[at]
     rate, eps = c[0], c[1]  # read before the loops, which could otherwise not be vectorised
@@ -176,11 +176,20 @@ def _step_row(weight_XD, first_XD, second_XD, at, grad_D, rule, c):  # type: ign
             row[d] -= rate * first[d] / (np.sqrt(second[d] / correction2) + eps)
 
 
+@njit(nogil=True, inline="always")
+def prefetch_moments(first_XD, second_XD, at, rule):  # type: ignore[no-untyped-def]
+    """Ask memory for the state of a row, if the rule has any."""
+    if rule != KEEP:
+        prefetch_row(first_XD, at)
+        if rule == ADAM:
+            prefetch_row(second_XD, at)
+
+
 @njit(nogil=True, cache=True)
-def _first_of(piece: int, start: Array) -> int:
+def first_of(piece: int, start: Array) -> int:
     """The distinct id at which a piece begins, so that all pieces have like work."""
     distinct = len(start) - 1
-    goal = (start[distinct] + _ROW_WORK * distinct) * piece // _PIECES
+    goal = (start[distinct] + _ROW_WORK * distinct) * piece // PIECES
     low, high = 0, distinct
     while low < high:
         middle = (low + high) // 2
@@ -191,7 +200,7 @@ def _first_of(piece: int, start: Array) -> int:
     return low
 
 
-@njit(parallel=True, nogil=True, fastmath=_FAST, cache=True)
+@njit(parallel=True, nogil=True, fastmath=FAST, cache=True)
 def pool_gradient(
     weight_XD: Array,
     index_U: Array,
@@ -226,16 +235,13 @@ def pool_gradient(
             both_BK2[b, k] = grad_pooled_BK[b, k] * sum_BK[b, k]
             both_BK2[b, factors + k] = grad_pooled_BK[b, k]
     penalised = np.any(l1_D != 0) or np.any(l2_D != 0)
-    for piece in prange(_PIECES):
+    for piece in prange(PIECES):
         grad = np.empty(width, weight_XD.dtype)
         squares = np.empty(factors, weight_XD.dtype)
-        for u in range(_first_of(piece, start), _first_of(piece + 1, start)):
-            ahead = index_U[min(u + _AHEAD, distinct - 1)]
+        for u in range(first_of(piece, start), first_of(piece + 1, start)):
+            ahead = index_U[min(u + AHEAD, distinct - 1)]
             prefetch_row(weight_XD, ahead)
-            if rule != KEEP:
-                prefetch_row(first_XD, ahead)
-                if rule == ADAM:
-                    prefetch_row(second_XD, ahead)
+            prefetch_moments(first_XD, second_XD, ahead, rule)
             grad[:] = 0
             squares[:] = 0
             count = 0
@@ -259,10 +265,10 @@ def pool_gradient(
             if rule == KEEP:
                 out_UD[u, :] = grad
             else:
-                _step_row(weight_XD, first_XD, second_XD, index_U[u], grad, rule, constants)
+                step_row(weight_XD, first_XD, second_XD, index_U[u], grad, rule, constants)
 
 
-@njit(parallel=True, nogil=True, fastmath=_FAST, cache=True)
+@njit(parallel=True, nogil=True, fastmath=FAST, cache=True)
 def step_rows(
     weight_RD: Array,
     first_RD: Array,
@@ -275,15 +281,13 @@ def step_rows(
     """Step distinct rows by their gradient, in place."""
     distinct = len(index_U)
     for u in prange(distinct):
-        ahead = index_U[min(u + _AHEAD, distinct - 1)]
+        ahead = index_U[min(u + AHEAD, distinct - 1)]
         prefetch_row(weight_RD, ahead)
-        prefetch_row(first_RD, ahead)
-        if rule == ADAM:
-            prefetch_row(second_RD, ahead)
-        _step_row(weight_RD, first_RD, second_RD, index_U[u], grad_UD[u], rule, constants)
+        prefetch_moments(first_RD, second_RD, ahead, rule)
+        step_row(weight_RD, first_RD, second_RD, index_U[u], grad_UD[u], rule, constants)
 
 
-@njit(parallel=True, nogil=True, fastmath=_FAST, cache=True)
+@njit(parallel=True, nogil=True, fastmath=FAST, cache=True)
 def sum_rows(start: Array, positions_M: Array, rows_MD: Array, out_UD: Array) -> None:
     """Add up the rows that belong to each distinct id, in the order of their positions."""
     for u in prange(len(start) - 1):

@@ -9,9 +9,8 @@ import torch
 
 from conf.errors import DataError
 from conf.manifest import FieldSpec, Manifest
-from nfm.batch import Columns, assemble
+from nfm.batch import Columns, assemble, field_of_slots
 from nfm.bundle import Bundle, load_bundle
-from nfm.lookup import read_rows
 from nfm.objective import Objective
 
 BATCH_ROWS = 16_384
@@ -19,8 +18,10 @@ BATCH_ROWS = 16_384
 
 def predict_logits(bundle: Bundle, ids_BS: torch.Tensor, x_BS: torch.Tensor) -> npt.NDArray[Any]:
     """The model's outputs (see ``nfm.objective``): float32 [B]."""
+    field_S = field_of_slots(bundle.manifest.fields)
     with torch.inference_mode():
-        logits: npt.NDArray[Any] = bundle.model(*read_rows(bundle.table_VD, ids_BS, x_BS)).numpy()
+        read = bundle.model.reads.read(bundle.table_VD, ids_BS, x_BS, field_S)
+        logits: npt.NDArray[Any] = bundle.model(*read).numpy()
     return logits
 
 

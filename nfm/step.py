@@ -12,20 +12,22 @@ Shapes: B = rows of this worker, S = slots, U = distinct ids, D = K + 1.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
+from conf.manifest import FieldSpec
 from conf.schema import Config
 from conf.training import PenaltyConfig, TrainConfig
-from nfm.batch import Batch
+from nfm.batch import Batch, field_of_slots
 from nfm.collectives import Collectives
 from nfm.dense import DenseParameters
-from nfm.lookup import KernelLookup, Lookup, TorchLookup, Upstream
+from nfm.lookup import Lookup, Tensors, Upstream
 from nfm.models import build_model
-from nfm.models.nfm import NFM
 from nfm.objective import Objective
 from nfm.table import EmbeddingTable, new_table
+from nfm.table_model import TableModel
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class TrainStep:
     Args:
         model: The dense part; the same on every worker.
         table: The embeddings.
+        fields: What the rows consist of.
         workers: Who takes the step together.
         objective: The loss of a row.
         config: Optimiser and penalties.
@@ -57,8 +60,9 @@ class TrainStep:
 
     def __init__(
         self,
-        model: NFM,
+        model: TableModel,
         table: EmbeddingTable,
+        fields: Sequence[FieldSpec],
         workers: Collectives,
         objective: Objective,
         config: TrainConfig,
@@ -69,8 +73,9 @@ class TrainStep:
         self.objective = objective
         self.l1_D = _per_column(config.l1, table.weight_RD)
         self.l2_D = _per_column(config.l2, table.weight_RD)
-        self.lookup: Lookup = KernelLookup() if compiled else TorchLookup()
         self.device = table.weight_RD.device
+        lookup = model.reads.compiled if compiled else model.reads.plain
+        self.lookup: Lookup = lookup(field_of_slots(fields).to(self.device))
         self.autocast = self.device.type == "cuda" and config.precision == "bf16"
         self.dense = DenseParameters(model, config, told=3)
         self.buffers = list(model.buffers())
@@ -87,23 +92,23 @@ class TrainStep:
         self._switch(training=True)
         batch = batch.owned_by(self.table.shards).to(self.device)
         rows = self.table.read(batch, learning=True)
-        linear_B, pooled_BK = self.lookup.forward(rows, batch)
+        read = self.lookup.forward(rows, batch)
         _copy(self.buffers, self.buffers_before)
-        logits_B = self._logits(linear_B, pooled_BK)
+        logits_B = self._logits(read)
         loss_B = self.objective.row_losses(logits_B, batch.label_B.to(logits_B.dtype))
         if batch.weight_B is not None:
             loss_B = loss_B * batch.weight_B.to(loss_B.dtype)
         loss = loss_B.sum()
         self.dense.zero_gradients()
         (loss / all_rows).backward()
-        assert linear_B.grad is not None
-        assert pooled_BK.grad is not None
-        # 0 * upstream is 0, or NaN where some of it is not finite.
-        upstream = 0 * (linear_B.grad.sum() + pooled_BK.grad.sum())
-        told = loss.detach(), upstream, loss.new_tensor(float(stop))
+        # A model may have no use for a part of it.
+        grads = tuple(torch.zeros_like(p) if p.grad is None else p.grad for p in read)
+        # 0 * the gradient is 0, or NaN where some of it is not finite.
+        finite = 0 * torch.stack([grad.sum() for grad in grads]).sum()
+        told = loss.detach(), finite, loss.new_tensor(float(stop))
         summed_later = self.dense.sum_gradients(self.workers, told)
         penalties = self.l1_D / all_rows, self.l2_D / all_rows
-        self.table.send(self.lookup, Upstream(linear_B.grad, pooled_BK.grad, *penalties))
+        self.table.send(self.lookup, Upstream(grads, *penalties))
         summed = summed_later()
         all_loss, _, stops = summed[-3:].tolist()
         outcome = Outcome(all_loss, finite=math.isfinite(summed.sum().item()), stop=stops > 0)
@@ -119,14 +124,13 @@ class TrainStep:
         """Logits (or predicted values) of this worker's rows [B]; all workers call it."""
         self._switch(training=False)
         batch = batch.owned_by(self.table.shards).to(self.device)
-        return self._logits(
-            *self.lookup.forward(self.table.read(batch, learning=False), batch)
-        ).cpu()
+        rows = self.table.read(batch, learning=False)
+        return self._logits(self.lookup.forward(rows, batch)).cpu()
 
-    def _logits(self, linear_B: torch.Tensor, pooled_BK: torch.Tensor) -> torch.Tensor:
+    def _logits(self, read: Tensors) -> torch.Tensor:
         with torch.autocast("cuda", torch.bfloat16, enabled=self.autocast):
-            logits_B: torch.Tensor = self.model(linear_B, pooled_BK)
-        return logits_B.to(linear_B.dtype)
+            logits_B: torch.Tensor = self.model(*read)
+        return logits_B.to(self.table.weight_RD.dtype)
 
     def _switch(self, *, training: bool) -> None:
         """Put the model into a mode; asking all its modules every time would take longer."""
@@ -136,7 +140,7 @@ class TrainStep:
 
 def build_step(
     config: Config,
-    num_features: int,
+    fields: Sequence[FieldSpec],
     workers: Collectives,
     *,
     dtype: torch.dtype = torch.float32,
@@ -147,7 +151,7 @@ def build_step(
 
     Args:
         config: The run.
-        num_features: Size of the one-hot space.
+        fields: What the rows consist of.
         workers: Who trains together.
         dtype: Of all weights; float64 proves equalities.
         device: Where they are; None is main memory.
@@ -156,10 +160,11 @@ def build_step(
     device = device or torch.device("cpu")
     compiled = compiled and device.type == "cpu"
     torch.manual_seed(config.train.seed)
-    model = build_model(config.model, workers, compiled=compiled).to(device, dtype)
+    model = build_model(config.model, fields, workers, compiled=compiled).to(device, dtype)
+    num_features = sum(field.cardinality for field in fields)
     table = new_table(config, num_features, workers, dtype, device)
     objective = Objective(config.task, config.loss)
-    return TrainStep(model, table, workers, objective, config.train, compiled=compiled)
+    return TrainStep(model, table, fields, workers, objective, config.train, compiled=compiled)
 
 
 def _copy(tensors: list[torch.Tensor], into: list[torch.Tensor]) -> None:

@@ -159,7 +159,7 @@ def new_table(
 
     Factors are normal with deviation ``model.embedding_std``, linear weights 0.
     """
-    width = config.model.embedding_dim + 1
+    width = config.model.factors + 1
     rule = ROW_OPTIMIZERS[config.train.optimizer.name]
     placement: str = config.train.placement
     if placement == "auto":
@@ -201,7 +201,7 @@ def _choose_placement(
     config: Config, num_features: int, workers: Collectives, device: torch.device
 ) -> str:
     """Replicated where it fits the memory of every worker and does not cost more traffic."""
-    row_bytes = 4 * (config.model.embedding_dim + 1)
+    row_bytes = 4 * (config.model.factors + 1)
     moments = {"adagrad": 1, "adam": 2}[config.train.optimizer.name]
     if device.type == "cuda":
         memory = torch.cuda.get_device_properties(device).total_memory

@@ -88,7 +88,7 @@ def _train(run: Path, config: Config) -> None:
         torch.cuda.set_device(device)
     log = RunLog(run) if workers.rank == 0 else None
     manifest = read_manifest(str(run))
-    step = build_step(config, manifest.num_features, workers, device=device)
+    step = build_step(config, manifest.fields, workers, device=device)
     if config.train.init_from:
         bundle = load_bundle(config.train.init_from)
         rows = warm_start(step, manifest, config.features.path, bundle, config.train.init_from)

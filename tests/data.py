@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from conf.loader import load_config
+from conf.manifest import FieldSpec
 from conf.schema import Config
 
 DS = "2026-01-02"
@@ -86,6 +87,24 @@ def settings(root: Path) -> dict[str, Any]:
             "conf": {"spark.ui.enabled": "false", "spark.sql.shuffle.partitions": "2"},
         },
     }
+
+
+def plain_fields(num_features: int, *lengths: int) -> list[FieldSpec]:
+    """Fields of so many values per row, the first of which has nearly all features."""
+    cardinalities = [num_features - len(lengths) + 1, *[1] * (len(lengths) - 1)]
+    offsets = np.cumsum([0, *cardinalities])
+    return [
+        FieldSpec(
+            name=f"f{number}",
+            kind="multi_valued" if length > 1 else "categorical",
+            source=f"f{number}",
+            is_expr=False,
+            cardinality=cardinalities[number],
+            offset=int(offsets[number]),
+            length=length,
+        )
+        for number, length in enumerate(lengths)
+    ]
 
 
 def write_config(root: Path) -> Path:

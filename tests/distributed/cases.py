@@ -13,9 +13,10 @@ from nfm.checkpoint_writer import CheckpointWriter
 from nfm.collectives import Collectives
 from nfm.step import build_step
 from nfm.tally import Tally, merge
-from tests.data import make_config
+from tests.data import make_config, plain_fields
 
 NUM_FEATURES, SLOTS = 50, 6
+FIELDS = plain_fields(NUM_FEATURES, 1, 3, 1, 1)
 WORLDS = (2, 3, 4)
 PLACEMENTS = ("replicated", "sharded")
 STOP_AFTER = 3  # steps, in the middle of the first epoch
@@ -58,6 +59,12 @@ CASES = {
         ),
     )
     for optimizer in optimizers
+} | {
+    f"{model}-{placement}": Case(
+        (f"model.name={model}", f"train.placement={placement}", *_PENALTIES), _ONE_EMPTY
+    )
+    for placement in PLACEMENTS
+    for model in ("lr", "fm", "fnn", "wide_deep", "deep_cross")
 }
 
 
@@ -71,7 +78,7 @@ def run_case(case: Case, workers: Collectives, world_size: int, root: Path) -> t
     scratch.mkdir()
     config = make_config(scratch, "model.dropout=0.0", *case.overrides)
     writer = CheckpointWriter(root, workers, keep=1, timeout_s=60.0)
-    step = build_step(config, NUM_FEATURES, workers, dtype=torch.float64)
+    step = build_step(config, FIELDS, workers, dtype=torch.float64)
     generator = torch.Generator().manual_seed(11)
     losses = []
     for rows in case.rows:

@@ -172,7 +172,7 @@ def test_a_training_equals_one_worker_on_the_concatenated_batches(
     """Out of Parquet, with validation: uneven row groups, fewer of them than workers, no rows."""
     run = ran / str(world_size) / f"fit-{placement}"
     config, manifest = loaded(run)
-    step = build_step(config, manifest.num_features, Alone(), dtype=torch.float64)
+    step = build_step(config, manifest.fields, Alone(), dtype=torch.float64)
     taken, validated = 0, []
     for epoch in range(2):
         taken += take_epoch_alone(step, config, manifest, world_size, Position(epoch=epoch))
@@ -197,7 +197,7 @@ def test_a_stopped_training_goes_on_as_if_nothing_had_happened(
 ) -> None:
     run = ran / "2" / f"resumed-{placement}"
     config, manifest = loaded(run)
-    step = build_step(config, manifest.num_features, Alone(), dtype=torch.float64)
+    step = build_step(config, manifest.fields, Alone(), dtype=torch.float64)
     taken = sum(take_epoch_alone(step, config, manifest, 2, Position(epoch=e)) for e in range(2))
     compare_with_alone(step, taken, run, tmp_path)
 
@@ -212,7 +212,7 @@ def test_a_stopped_training_goes_on_with_another_number_of_workers(
     assert (at.step, at.done) == (STOP_AFTER, (Phase(world_size=2, steps=STOP_AFTER),))
     run = ran / "3" / f"fit-on-{placement}"
     config, manifest = loaded(run)
-    step = build_step(config, manifest.num_features, Alone(), dtype=torch.float64)
+    step = build_step(config, manifest.fields, Alone(), dtype=torch.float64)
     restore(step, stopped)
     taken = take_epoch_alone(step, config, manifest, 3, at)
     taken += take_epoch_alone(step, config, manifest, 3, Position(epoch=1))

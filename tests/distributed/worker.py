@@ -30,7 +30,7 @@ def fit(directory: Path, workers: Collectives, stop_after: int | None = None) ->
     """A whole training in float64, out of Parquet; leaves checkpoints and ``result.json``."""
     config = load_config(f"{directory}/config.yaml")
     manifest = read_manifest(config.features.path)
-    step = build_step(config, manifest.num_features, workers, dtype=torch.float64)
+    step = build_step(config, manifest.fields, workers, dtype=torch.float64)
 
     def asked() -> bool:
         return workers.rank == 0 and trainer.position.step + 1 == stop_after

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,14 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from nfm.batch import Batch
+from nfm.batch import Batch, field_of_slots
 from nfm.collectives import Alone
+from nfm.field_lookup import FIELDS
 from nfm.kernels import group_ids
-from nfm.lookup import KernelLookup, Lookup, Rows, TorchLookup, Upstream, read_rows
+from nfm.lookup import POOLED, Lookup, Reading, Rows, Tensors, Upstream
 from nfm.step import build_step
-from tests.data import make_config
+from tests.data import make_config, plain_fields
 
 NUM_FEATURES, SLOTS, ROWS = 12, 4, 32
+OF_ROWS = plain_fields(NUM_FEATURES, 1, 2, 1)
+FIELD_S = field_of_slots(OF_ROWS)
+MODELS = ["lr", "fm", "nfm", "fnn", "wide_deep", "deep_cross"]
 
 
 def random_batch(
@@ -34,14 +39,18 @@ def random_batch(
     return Batch(ids, x, label)
 
 
-@pytest.mark.parametrize("optimizer", ["adagrad", "adam"])
-@pytest.mark.parametrize("loss", ["logistic", "squared"])
+@pytest.mark.parametrize(
+    ("model", "optimizer", "loss"),
+    [(model, "adagrad", "logistic") for model in MODELS]
+    + [("nfm", "adam", "logistic"), ("nfm", "adagrad", "squared"), ("fnn", "adam", "squared")],
+)
 @pytest.mark.parametrize("compiled", [True, False])
 def test_step_equals_plain_torch_on_the_whole_table(
-    tmp_path: Path, optimizer: str, loss: str, compiled: bool
+    tmp_path: Path, model: str, optimizer: str, loss: str, compiled: bool
 ) -> None:
     config = make_config(
         tmp_path,
+        f"model.name={model}",
         f"train.optimizer.name={optimizer}",
         "train.optimizer.learning_rate=0.05",
         "model.dropout=0.0",
@@ -50,8 +59,8 @@ def test_step_equals_plain_torch_on_the_whole_table(
         "train.early_stopping.metric=rmse",
         f"train.loss={loss}",
     )
-    ours = build_step(config, NUM_FEATURES, Alone(), dtype=torch.float64, compiled=compiled)
-    plain = build_step(config, NUM_FEATURES, Alone(), dtype=torch.float64)
+    ours = build_step(config, OF_ROWS, Alone(), dtype=torch.float64, compiled=compiled)
+    plain = build_step(config, OF_ROWS, Alone(), dtype=torch.float64)
     table = plain.table.weight_RD.clone().requires_grad_()
     parameters = [table, *plain.model.parameters()]
     if optimizer == "adagrad":
@@ -70,7 +79,8 @@ def test_step_equals_plain_torch_on_the_whole_table(
             weight_B = torch.ones_like(weight_B)
         all_losses = ours(batch, ROWS).loss
         rule.zero_grad()
-        logits = plain.model(*read_rows(table, batch.ids_BS, batch.x_BS))
+        read = plain.model.reads.read(table, batch.ids_BS, batch.x_BS, FIELD_S)
+        logits = plain.model(*read)
         if loss == "logistic":
             data = F.binary_cross_entropy_with_logits(logits, batch.label_B, weight_B)
         else:
@@ -97,7 +107,7 @@ def test_step_equals_plain_torch_on_the_whole_table(
 def test_a_weight_is_a_number_of_copies(tmp_path: Path, compiled: bool) -> None:
     config = make_config(tmp_path, "model.dropout=0.0", "model.batch_norm=none")
     weighted, copied = (
-        build_step(config, NUM_FEATURES, Alone(), dtype=torch.float64, compiled=compiled)
+        build_step(config, OF_ROWS, Alone(), dtype=torch.float64, compiled=compiled)
         for _ in range(2)
     )
     generator = torch.Generator().manual_seed(5)
@@ -118,39 +128,77 @@ def test_a_weight_is_a_number_of_copies(tmp_path: Path, compiled: bool) -> None:
 @pytest.mark.parametrize("compiled", [True, False])
 def test_step_leaves_untouched_rows_alone(tmp_path: Path, optimizer: str, compiled: bool) -> None:
     config = make_config(tmp_path, f"train.optimizer.name={optimizer}")
-    step = build_step(config, NUM_FEATURES + 5, Alone(), dtype=torch.float64, compiled=compiled)
+    fields = plain_fields(NUM_FEATURES + 5, 1, 2, 1)
+    step = build_step(config, fields, Alone(), dtype=torch.float64, compiled=compiled)
     before = step.table.weight_RD.clone()
     step(random_batch(torch.Generator().manual_seed(1)), ROWS)
     assert torch.equal(step.table.weight_RD[NUM_FEATURES:], before[NUM_FEATURES:])
     assert not torch.any(step.table.weight_RD[:NUM_FEATURES] == before[:NUM_FEATURES])
 
 
-@pytest.mark.parametrize("lookup", [KernelLookup(), TorchLookup()])
-def test_the_gradient_of_a_lookup_by_autograd(lookup: Lookup) -> None:
+LOOKUPS = [
+    pytest.param(reading, made, id=made.__name__)
+    for reading in (POOLED, FIELDS)
+    for made in (reading.compiled, reading.plain)
+]
+
+
+@pytest.mark.parametrize(("reading", "made"), LOOKUPS)
+def test_the_gradient_of_a_lookup_by_autograd(reading: Reading, made: type[Lookup]) -> None:
     generator = torch.Generator().manual_seed(3)
     table = torch.randn(NUM_FEATURES + 3, 6, dtype=torch.float64, generator=generator)
     batch = random_batch(generator)
     leaf = table.clone().requires_grad_()
-    expected = read_rows(leaf, batch.ids_BS, batch.x_BS)
-    rows = Rows(table, batch.ids_BS, None)
-    found = lookup.forward(rows, batch)
+    expected = reading.read(leaf, batch.ids_BS, batch.x_BS, FIELD_S)
+    lookup = made(FIELD_S)
+    found = lookup.forward(Rows(table, batch.ids_BS, None), batch)
     torch.testing.assert_close(found, expected)
-    weights = [torch.randn_like(part) for part in expected]
+    weights = tuple(torch.randn_like(part) for part in expected)
     sum((part * weight).sum() for part, weight in zip(expected, weights, strict=True)).backward()
     zero = torch.zeros(6, dtype=torch.float64)
-    grad = lookup.gradient(Upstream(weights[0], weights[1], zero, zero))
+    grad = lookup.gradient(Upstream(weights, zero, zero))
     ids = batch.groups.ids_U
     assert sorted(ids.tolist()) == list(range(NUM_FEATURES))
     torch.testing.assert_close(torch.zeros_like(table).index_add(0, ids, grad), leaf.grad)
 
 
-@pytest.mark.parametrize("lookup", [KernelLookup(), TorchLookup()])
-def test_the_gradient_of_a_first_batch_without_rows(lookup: Lookup) -> None:
+class Looked(torch.autograd.Function):
+    """A lookup as autograd sees it."""
+
+    @staticmethod
+    def forward(ctx: Any, table: torch.Tensor, lookup: Lookup, batch: Batch) -> Tensors:
+        ctx.lookup, ctx.batch, ctx.table = lookup, batch, table.detach()
+        read = lookup.forward(Rows(ctx.table, batch.ids_BS, None), batch)
+        return tuple(part.detach() for part in read)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        zero = torch.zeros(ctx.table.shape[1], dtype=ctx.table.dtype)
+        grad = ctx.lookup.gradient(Upstream(grads, zero, zero))
+        ids = ctx.batch.groups.ids_U
+        return torch.zeros_like(ctx.table).index_add(0, ids, grad), None, None
+
+
+@pytest.mark.parametrize(("reading", "made"), LOOKUPS)
+def test_the_gradient_of_a_lookup_by_finite_differences(
+    reading: Reading, made: type[Lookup]
+) -> None:
+    generator = torch.Generator().manual_seed(3)
+    table = torch.randn(NUM_FEATURES, 4, dtype=torch.float64, generator=generator)
+    batch = random_batch(generator)
+    assert torch.autograd.gradcheck(
+        lambda weight: Looked.apply(weight, made(FIELD_S), batch), table.requires_grad_()
+    )
+
+
+@pytest.mark.parametrize(("reading", "made"), LOOKUPS)
+def test_the_gradient_of_a_first_batch_without_rows(reading: Reading, made: type[Lookup]) -> None:
     """Other workers' gradients are joined with it: so it must be of their type."""
     batch = Batch.empty(SLOTS)
-    linear_B, pooled_BK = lookup.forward(Rows(torch.ones(4, 6), batch.ids_BS, None), batch)
+    lookup = made(FIELD_S)
+    read = lookup.forward(Rows(torch.ones(4, 6), batch.ids_BS, None), batch)
     zero = torch.zeros(6)
-    grad = lookup.gradient(Upstream(linear_B.detach(), pooled_BK.detach(), zero, zero))
+    grad = lookup.gradient(Upstream(tuple(part.detach() for part in read), zero, zero))
     assert (grad.shape, grad.dtype) == ((0, 6), torch.float32)
 
 

@@ -44,7 +44,7 @@ def trainer(
 ) -> Trainer:
     run.mkdir(exist_ok=True)
     manifest = read_manifest(config.features.path)
-    step = build_step(config, manifest.num_features, Alone())
+    step = build_step(config, manifest.fields, Alone())
     return Trainer(config, manifest, Alone(), run, RunLog(run), step, stop_asked)
 
 
