@@ -1,7 +1,8 @@
 """From a YAML file and ``--set`` overrides to a validated ``Config``, and back."""
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -51,6 +52,23 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
     for item in overrides:
         _override(data, item)
     return _validate(_over_preset(data), path)
+
+
+def override_config(config: Config, values: Mapping[str, Any], origin: str) -> Config:
+    """The configuration with other values, validated as a whole.
+
+    Args:
+        config: Of a run.
+        values: By dotted key, as in ``--set``.
+        origin: Where the values come from, for messages.
+
+    Raises:
+        ConfigError: A key or value is wrong; names each.
+    """
+    data = config.model_dump(mode="json")
+    for key, value in values.items():
+        _override(data, f"{key}={json.dumps(value)}")
+    return _validate(data, origin)
 
 
 def dump_config(config: Config) -> str:

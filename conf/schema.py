@@ -15,6 +15,7 @@ from conf.fields import FieldConfig, VocabularyOptions
 from conf.negatives import NegativesConfig
 from conf.section import NAME, Positive, Section, Seed
 from conf.training import ModelConfig, TrainConfig
+from conf.tuning import TuneConfig
 
 SCORE = "score"
 # What the scores hold beside the keys and the score.
@@ -158,6 +159,7 @@ class Config(Section):
     features: FeaturesConfig = Field(description="The encoded data set.")
     model: ModelConfig = Field(ModelConfig(), description="The model.")
     train: TrainConfig = Field(description="The training.")
+    tune: TuneConfig | None = Field(None, description="The search for hyperparameters.")
     evaluate: EvaluateConfig = Field(description="The evaluation.")
     score: ScoreConfig = Field(description="The nightly batch.")
     spark: SparkConfig = Field(SparkConfig(), description="The Spark session.")

@@ -11,6 +11,7 @@ from conf.section import Positive, Section, Seed
 _HOSTS = r"^[^\s:,]+:[1-9]\d*(,[^\s:,]+:[1-9]\d*)*$"
 
 NonNegative = Annotated[float, Field(ge=0.0)]
+PositiveNumber = Annotated[float, Field(gt=0.0)]
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
@@ -82,13 +83,50 @@ class ModelConfig(Section):
         return self
 
 
+class ScheduleConfig(Section):
+    """How the learning rates change in a training: warm-up times decay."""
+
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(
+        0, description="Steps in which the rates rise linearly from near 0; 0 for none."
+    )
+    decay: Literal["none", "linear", "cosine"] = Field(
+        "none", description="How they fall over all of train.epochs, wherever it is stopped."
+    )
+    final: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
+        0.0, description="What decay leaves of them at the end, as a share."
+    )
+
+
 class OptimizerConfig(Section):
     """How gradients become steps; embedding rows and dense weights follow the same rule."""
 
-    name: Literal["adagrad", "adam"] = Field("adagrad", description="Adam is lazy on rows.")
-    learning_rate: Annotated[float, Field(gt=0.0)] = Field(0.05, description="Step size.")
+    name: Literal["sgd", "adagrad", "adam"] = Field(
+        "adagrad",
+        description="sgd and adam are lazy: what they keep of a row's gradients changes only when "
+        "a batch holds the row.",
+    )
+    learning_rate: PositiveNumber = Field(0.05, description="Step size.")
+    embedding_learning_rate: PositiveNumber | None = Field(
+        None, description="That of the embedding table, if another."
+    )
+    momentum: Probability = Field(
+        0.0, description="Of sgd: the share of its velocity that a weight keeps in a step."
+    )
     initial_accumulator: NonNegative = Field(
         0.1, description="Adagrad's first sum of squares; larger means gentler first steps."
+    )
+    clip_norm: PositiveNumber | None = Field(
+        None,
+        description="Largest norm of a step's gradient, over all parameters, penalties included; "
+        "a longer one is scaled down.",
+    )
+    weight_decay: NonNegative = Field(
+        0.0,
+        description="Share of the layers' weight matrices that a step takes away, times the "
+        "learning rate; apart from the gradient, where train.l2 is a part of it.",
+    )
+    schedule: ScheduleConfig = Field(
+        ScheduleConfig(), description="How the learning rates change in a training."
     )
 
 
@@ -123,7 +161,7 @@ class CacheConfig(Section):
     """Local copies of the files that the workers of a machine read from a remote store."""
 
     path: str = Field(description="Local directory; the copies are in nfm-cache below it.")
-    size_gb: Annotated[float, Field(gt=0.0)] = Field(
+    size_gb: PositiveNumber = Field(
         10.0,
         description="Most that the copies of a machine may take; those read longest ago go first.",
     )
@@ -186,7 +224,7 @@ class TrainConfig(Section):
     restart_backoff_s: NonNegative = Field(
         5.0, description="Seconds before the first restart; twice as long before each further one."
     )
-    stall_timeout_s: Annotated[float, Field(gt=0.0)] = Field(
+    stall_timeout_s: PositiveNumber = Field(
         600.0, description="Seconds without a step after which the workers count as failed."
     )
     max_skipped_steps: Annotated[int, Field(ge=0)] = Field(

@@ -7,14 +7,15 @@ X = rows of the table that the batch reads.
 import numpy as np
 from numba import njit, prange
 
-from nfm.kernels import (
+from nfm.kernels import first_of
+from nfm.row_kernels import (
+    ADAM,
     AHEAD,
     FAST,
     KEEP,
+    MOMENTUM,
     PIECES,
     Array,
-    first_of,
-    prefetch_moments,
     prefetch_row,
     step_row,
 )
@@ -63,7 +64,10 @@ def gradient(
         for u in range(first_of(piece, start), first_of(piece + 1, start)):
             ahead = index_U[min(u + AHEAD, distinct - 1)]
             prefetch_row(weight_XD, ahead)
-            prefetch_moments(first_XD, second_XD, ahead, rule)
+            if rule >= MOMENTUM:
+                prefetch_row(first_XD, ahead)
+                if rule == ADAM:
+                    prefetch_row(second_XD, ahead)
             grad[:] = 0
             count = 0
             for j in range(start[u], start[u + 1]):

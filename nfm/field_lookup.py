@@ -9,7 +9,7 @@ Shapes: B = rows of a batch, S = slots, F = fields, K = factors, D = K + 1, U = 
 import numpy as np
 import torch
 
-from nfm import field_kernels, kernels
+from nfm import field_kernels, row_kernels
 from nfm.batch import Batch
 from nfm.lookup import KernelLookup, Reading, Rows, Tensors, TorchLookup, Upstream
 
@@ -52,10 +52,10 @@ class KernelFields(KernelLookup):
     def run(
         self,
         upstream: Upstream,
-        out_UD: kernels.Array,
+        out_UD: row_kernels.Array,
         rule: int,
-        moments: tuple[kernels.Array, kernels.Array],
-        constants: kernels.Array,
+        moments: tuple[row_kernels.Array, row_kernels.Array],
+        constants: row_kernels.Array,
     ) -> None:
         """Write the gradient of the distinct rows, or step them by it."""
         groups = self.batch.groups

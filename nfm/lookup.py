@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from nfm import kernels
+from nfm import kernels, row_kernels
 from nfm.batch import Batch
 from nfm.layers import bi_interaction
 from nfm.row_optimizers import RowOptimizer
@@ -122,18 +122,18 @@ class KernelLookup(Lookup):
     def __init__(self, field_S: torch.Tensor) -> None:
         super().__init__(field_S)
         # Kept from step to step: fresh pages cost more than the sums written to them.
-        self.buffer_UD: kernels.Array | None = None
+        self.buffer_UD: row_kernels.Array | None = None
 
     @abstractmethod
     def run(
         self,
         upstream: Upstream,
-        out_UD: kernels.Array,
+        out_UD: row_kernels.Array,
         rule: int,
-        moments: tuple[kernels.Array, kernels.Array],
-        constants: kernels.Array,
+        moments: tuple[row_kernels.Array, row_kernels.Array],
+        constants: row_kernels.Array,
     ) -> None:
-        """Write the gradient of the distinct rows, or step them by it (``kernels.KEEP``)."""
+        """Write the gradient of the distinct rows, or step them by it (``row_kernels.KEEP``)."""
 
     def gradient(self, upstream: Upstream) -> torch.Tensor:
         """The gradient of the distinct rows [U, D]; valid until the next step."""
@@ -143,7 +143,7 @@ class KernelLookup(Lookup):
             self.buffer_UD = np.empty((distinct * 5 // 4, width), weight_XD.dtype)
         grad_UD = self.buffer_UD[:distinct]
         unused_RD = np.empty((0, width), weight_XD.dtype)
-        self.run(upstream, grad_UD, kernels.KEEP, (unused_RD, unused_RD), unused_RD[:, 0])
+        self.run(upstream, grad_UD, row_kernels.KEEP, (unused_RD, unused_RD), unused_RD[:, 0])
         return torch.from_numpy(grad_UD)
 
     def learn(self, upstream: Upstream, optimizer: RowOptimizer) -> None:
@@ -214,10 +214,10 @@ class KernelPooled(KernelLookup):
     def run(
         self,
         upstream: Upstream,
-        out_UD: kernels.Array,
+        out_UD: row_kernels.Array,
         rule: int,
-        moments: tuple[kernels.Array, kernels.Array],
-        constants: kernels.Array,
+        moments: tuple[row_kernels.Array, row_kernels.Array],
+        constants: row_kernels.Array,
     ) -> None:
         """Write the gradient of the distinct rows, or step them by it."""
         groups = self.batch.groups

@@ -26,6 +26,7 @@ from nfm.dense import DenseParameters
 from nfm.lookup import Lookup, Tensors, Upstream
 from nfm.models import build_model
 from nfm.objective import Objective
+from nfm.row_optimizers import squared_norm
 from nfm.table import EmbeddingTable, new_table
 from nfm.table_model import TableModel
 
@@ -78,15 +79,19 @@ class TrainStep:
         self.lookup: Lookup = lookup(field_of_slots(fields).to(self.device))
         self.autocast = self.device.type == "cuda" and config.precision == "bf16"
         self.dense = DenseParameters(model, config, told=3)
+        self.clip_norm = config.optimizer.clip_norm
         self.buffers = list(model.buffers())
         self.buffers_before = [buffer.clone() for buffer in self.buffers]
 
-    def __call__(self, batch: Batch, all_rows: int, *, stop: bool = False) -> Outcome:
+    def __call__(
+        self, batch: Batch, all_rows: int, *, factor: float = 1.0, stop: bool = False
+    ) -> Outcome:
         """Take one step with the other workers.
 
         Args:
             batch: This worker's rows; may have none.
             all_rows: Rows of all workers in this step; at least one.
+            factor: What the learning rates are multiplied by.
             stop: Whether this worker was asked to stop.
         """
         self._switch(training=True)
@@ -104,20 +109,32 @@ class TrainStep:
         # A model may have no use for a part of it.
         grads = tuple(torch.zeros_like(p) if p.grad is None else p.grad for p in read)
         # 0 * the gradient is 0, or NaN where some of it is not finite.
-        finite = 0 * torch.stack([grad.sum() for grad in grads]).sum()
-        told = loss.detach(), finite, loss.new_tensor(float(stop))
+        upstream = 0 * torch.stack([grad.sum() for grad in grads]).sum()
+        told = loss.detach(), upstream, loss.new_tensor(float(stop))
         summed_later = self.dense.sum_gradients(self.workers, told)
         penalties = self.l1_D / all_rows, self.l2_D / all_rows
         self.table.send(self.lookup, Upstream(grads, *penalties))
         summed = summed_later()
         all_loss, _, stops = summed[-3:].tolist()
-        outcome = Outcome(all_loss, finite=math.isfinite(summed.sum().item()), stop=stops > 0)
-        self.table.learn(apply=outcome.finite)
-        if outcome.finite:
-            self.dense.learn(summed)
-        else:
+        finite = self._learn(summed, factor)
+        if not finite:
             _copy(self.buffers_before, self.buffers)
-        return outcome
+        return Outcome(all_loss, finite, stop=stops > 0)
+
+    def _learn(self, summed: torch.Tensor, factor: float) -> bool:
+        """Step all parameters, unless something is not finite; returns whether it was."""
+        finite = math.isfinite(summed.sum().item())
+        grad_1N, scale = self.dense.gradient(summed), 1.0
+        table_square = self.table.receive(measured=self.clip_norm is not None)
+        if self.clip_norm is not None:  # as torch.nn.utils.clip_grad_norm_
+            norm = math.sqrt(table_square + squared_norm(grad_1N))
+            finite = finite and math.isfinite(norm)
+            scale = min(1.0, self.clip_norm / (norm + 1e-6))
+        if finite:
+            self.table.optimizer.factor = self.dense.optimizer.factor = factor
+            self.table.learn(scale)
+            self.dense.learn(grad_1N if scale == 1 else scale * grad_1N)
+        return finite
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> torch.Tensor:

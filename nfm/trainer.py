@@ -34,6 +34,7 @@ from nfm.file_cache import FileCache
 from nfm.metrics import metrics
 from nfm.objective import Objective
 from nfm.run_log import RunLog
+from nfm.schedule import factor_at
 from nfm.step import TrainStep
 from nfm.stream import stream_batches
 from nfm.tally import Tallier
@@ -156,7 +157,7 @@ class Trainer:
         """Take the steps that are left of the epoch; returns the rows of all workers in them."""
         train, rank, at = self.config.train, self.workers.rank, self.position
         split = self.manifest.splits["train"]
-        plan = self._plan(split, at)
+        plan, taken = self._plan(split, at), sum(phase.steps for phase in at.done)
         batches = stream_batches(
             plan.blocks[rank],
             self._paths(split),
@@ -169,20 +170,22 @@ class Trainer:
         every = train.checkpoint.every_steps
         with contextlib.closing(batches):
             for number in range(plan.steps):
-                self._take_step(next(batches, self.nothing), plan.rows_of_step(number))
+                progress = (at.epoch + (taken + number) / (taken + plan.steps)) / train.epochs
+                self._take_step(next(batches, self.nothing), plan.rows_of_step(number), progress)
                 self._say_progress(number + 1, plan.steps)
                 if every and self.position.step % every == 0 and number + 1 < plan.steps:
                     self._average_statistics()
                     self.writer.write(self.step, self.position)
         return sum(plan.rows)
 
-    def _take_step(self, batch: Batch, rows: tuple[int, ...]) -> None:
+    def _take_step(self, batch: Batch, rows: tuple[int, ...], progress: float) -> None:
         planned = rows[self.workers.rank]
         assert len(batch) == planned, f"{len(batch)} rows, planned {planned}"
         at, train = self.position, self.config.train
         entropy = (train.seed, at.step, self.workers.rank)
         torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))  # dropout
-        outcome = self.step(batch, sum(rows), stop=self.stop_asked())
+        factor = factor_at(train.optimizer.schedule, at.step, progress)
+        outcome = self.step(batch, sum(rows), factor=factor, stop=self.stop_asked())
         self.position = at.after_step(
             self.workers.size, outcome.loss if outcome.finite else 0.0, skipped=not outcome.finite
         )

@@ -51,12 +51,11 @@ class StopSignal:
         self._asked = True
 
 
-def main() -> None:
-    """Join the other workers and train."""
-    run, descriptor = Path(sys.argv[1]), int(sys.argv[2])
+def main(run: str, descriptor: int) -> None:
+    """Join the other workers and train; the descriptor gets the reason of a failure."""
     faulthandler.register(signal.SIGUSR1)  # a launcher asks so where a worker hangs
     try:
-        _train(run, load_config(str(run / CONFIG)))
+        _train(Path(run), load_config(f"{run}/{CONFIG}"))
     except Exception as raised:
         error = raised
         if isinstance(raised, OSError):
@@ -101,4 +100,4 @@ def _train(run: Path, config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1], int(sys.argv[2]))

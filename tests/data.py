@@ -13,6 +13,13 @@ from conf.manifest import FieldSpec
 from conf.schema import Config
 
 DS = "2026-01-02"
+# Every optimiser with and without state, as overrides of the configuration.
+OPTIMIZERS = {
+    "adagrad": ("train.optimizer.name=adagrad",),
+    "adam": ("train.optimizer.name=adam",),
+    "sgd": ("train.optimizer.name=sgd",),
+    "momentum": ("train.optimizer.name=sgd", "train.optimizer.momentum=0.9"),
+}
 
 
 def raw_table(rows: int, seed: int = 0) -> pa.Table:

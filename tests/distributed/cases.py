@@ -13,7 +13,7 @@ from nfm.checkpoint_writer import CheckpointWriter
 from nfm.collectives import Collectives
 from nfm.step import build_step
 from nfm.tally import Tally, merge
-from tests.data import make_config, plain_fields
+from tests.data import OPTIMIZERS, make_config, plain_fields
 
 NUM_FEATURES, SLOTS = 50, 6
 FIELDS = plain_fields(NUM_FEATURES, 1, 3, 1, 1)
@@ -35,20 +35,27 @@ _PENALTIES = (
     "train.l2={embedding: 1e-2, linear: 1e-2, dense: 1e-2}",
     "weight=importance",
 )
+_RECIPE = (
+    *_PENALTIES,
+    "train.optimizer.clip_norm=2",
+    "train.optimizer.weight_decay=0.1",
+    "train.optimizer.embedding_learning_rate=0.03",
+)
 _EVEN = ((16, 16, 16, 16),) * 4
 _UNEVEN = ((16, 9, 4, 20), (3, 16, 8, 1), (16, 1, 5, 16), (7, 7, 7, 7))
 _ONE_EMPTY = ((16, 16, 16, 16), (16, 0, 9, 0), (0, 5, 0, 0), (1, 0, 0, 0))
 
 CASES = {
     f"{optimizer}-{placement}-{name}": Case(
-        (f"train.optimizer.name={optimizer}", f"train.placement={placement}", *overrides), rows
+        (*OPTIMIZERS[optimizer], f"train.placement={placement}", *overrides), rows
     )
     for placement in PLACEMENTS
     for optimizers, name, overrides, rows in (
-        (("adagrad", "adam"), "even", (), _EVEN),
+        (OPTIMIZERS, "even", (), _EVEN),
         (("adagrad", "adam"), "uneven", (), _UNEVEN),
         (("adagrad", "adam"), "empty", (), _ONE_EMPTY),
         (("adagrad", "adam"), "penalties", _PENALTIES, _UNEVEN),
+        (("adam", "momentum"), "recipe", _RECIPE, _ONE_EMPTY),
         (("adagrad",), "deep", ("model.hidden=[8, 8, 4]",), _UNEVEN),
         (("adam",), "plain", ("model.batch_norm=none", "train.loss=squared"), _ONE_EMPTY),
         (

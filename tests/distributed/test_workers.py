@@ -1,6 +1,7 @@
 """Two, three and four real Horovod processes against one on the concatenated batches."""
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -60,6 +61,9 @@ FILES = {
 }
 
 
+SCHEDULE = "train.optimizer.schedule={warmup_steps: 4, decay: cosine, final: 0.1}"
+
+
 def configure(directory: Path, features: Path, placement: str, *more: str) -> Config:
     """Put a configuration into a directory of its own."""
     directory.mkdir(parents=True)
@@ -68,6 +72,7 @@ def configure(directory: Path, features: Path, placement: str, *more: str) -> Co
         "model.dropout=0.0",
         "train.shuffle_rows=120",
         "train.epochs=2",
+        SCHEDULE,
         f"train.placement={placement}",
         f"features.path={features}",
         "evaluate.group_by=user",
@@ -90,6 +95,9 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_features(config, *FILES[world_size])
         for placement in PLACEMENTS:
             if world_size == 2:
+                for number in (1, 2):
+                    again = directory / f"again-{number}-{placement}"
+                    configure(again, features, placement, *weight, "model.dropout=0.3")
                 configure(directory / f"stop-{placement}", features, placement, *weight)
             elif world_size == 3:
                 shutil.copytree(root / "2" / f"stop-{placement}", directory / f"fit-on-{placement}")
@@ -135,10 +143,13 @@ def take_epoch_alone(
         )
         for blocks, rows in zip(plan.blocks, plan.batch_rows, strict=True)
     ]
+    taken = sum(phase.steps for phase in at.done)
     for number in range(plan.steps):
         batches = [batch for stream in streams if (batch := next(stream, None))]
         assert sum(map(len, batches)) == sum(plan.rows_of_step(number))
-        step(joined(batches), sum(map(len, batches)))
+        progress = (at.epoch + (taken + number) / (taken + plan.steps)) / 2
+        factor = min((at.step + number + 1) / 4, 1) * (0.55 + 0.45 * math.cos(math.pi * progress))
+        step(joined(batches), sum(map(len, batches)), factor=factor)
     return plan.steps
 
 
@@ -175,7 +186,8 @@ def test_a_training_equals_one_worker_on_the_concatenated_batches(
     step = build_step(config, manifest.fields, Alone(), dtype=torch.float64)
     taken, validated = 0, []
     for epoch in range(2):
-        taken += take_epoch_alone(step, config, manifest, world_size, Position(epoch=epoch))
+        at = Position(epoch=epoch, step=taken)
+        taken += take_epoch_alone(step, config, manifest, world_size, at)
         validated.append(validate_alone(step, config, manifest))
     compare_with_alone(step, taken, run, tmp_path)
     result = json.loads((run / "result.json").read_text())
@@ -198,7 +210,8 @@ def test_a_stopped_training_goes_on_as_if_nothing_had_happened(
     run = ran / "2" / f"resumed-{placement}"
     config, manifest = loaded(run)
     step = build_step(config, manifest.fields, Alone(), dtype=torch.float64)
-    taken = sum(take_epoch_alone(step, config, manifest, 2, Position(epoch=e)) for e in range(2))
+    taken = take_epoch_alone(step, config, manifest, 2, Position())
+    taken += take_epoch_alone(step, config, manifest, 2, Position(epoch=1, step=taken))
     compare_with_alone(step, taken, run, tmp_path)
 
 
@@ -214,9 +227,21 @@ def test_a_stopped_training_goes_on_with_another_number_of_workers(
     config, manifest = loaded(run)
     step = build_step(config, manifest.fields, Alone(), dtype=torch.float64)
     restore(step, stopped)
-    taken = take_epoch_alone(step, config, manifest, 3, at)
-    taken += take_epoch_alone(step, config, manifest, 3, Position(epoch=1))
-    compare_with_alone(step, at.step + taken, run, tmp_path)
+    taken = at.step + take_epoch_alone(step, config, manifest, 3, at)
+    taken += take_epoch_alone(step, config, manifest, 3, Position(epoch=1, step=taken))
+    compare_with_alone(step, taken, run, tmp_path)
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_the_same_training_again_ends_in_the_same_metrics(ran: Path, placement: str) -> None:
+    """In float32, with dropout: the same configuration, seed, data and number of workers."""
+    runs = [ran / "2" / f"again-{number}-{placement}" for number in (1, 2)]
+    first, second = (json.loads((run / "result.json").read_text()) for run in runs)
+    assert second.pop("metrics") == pytest.approx(first.pop("metrics"), abs=1e-6)
+    assert first == second
+    found, expected = (everything(list_checkpoints(run / "checkpoints")[0]) for run in runs)
+    for key, tensor in found.items():
+        torch.testing.assert_close(tensor, expected[key], **EXACT, msg=key)
 
 
 def loaded(run: Path) -> tuple[Config, Manifest]:

@@ -25,7 +25,7 @@ from nfm.epoch_plan import Phase
 from nfm.lookup import read_pooled
 from nfm.predict import predict_logits
 from nfm.step import TrainStep, build_step
-from tests.data import make_config
+from tests.data import OPTIMIZERS, make_config
 from tests.unit.test_manifest import manifest
 from tests.unit.test_step import ROWS, random_batch
 
@@ -48,13 +48,11 @@ def weights_of(step: TrainStep) -> Tensors:
     }
 
 
-@pytest.mark.parametrize("optimizer", ["adagrad", "adam"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_restored_checkpoint_goes_on_as_if_nothing_happened(
     tmp_path: Path, optimizer: str
 ) -> None:
-    config = make_config(
-        tmp_path, f"train.optimizer.name={optimizer}", "model.dropout=0.0", "train.seed=4"
-    )
+    config = make_config(tmp_path, *OPTIMIZERS[optimizer], "model.dropout=0.0", "train.seed=4")
     through = build_step(config, FIELDS, Alone(), dtype=torch.float64)
     steps(through, 0, 3)
     writer = CheckpointWriter(tmp_path / "c", Alone(), 2, 60.0)
