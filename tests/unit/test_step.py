@@ -200,6 +200,26 @@ def test_a_weight_is_a_number_of_copies(tmp_path: Path, compiled: bool) -> None:
         torch.testing.assert_close(mine, theirs)
 
 
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_gradient_too_long_to_be_clipped_changes_nothing(tmp_path: Path, compiled: bool) -> None:
+    """Loss and predictions are finite, but the gradient of a linear weight is beyond float32."""
+    config = make_config(
+        tmp_path,
+        "task=regression",
+        "train.early_stopping.metric=rmse",
+        "train.optimizer.clip_norm=1.0",
+        "model.embedding_std=0.0",
+        "model.batch_norm=none",
+    )
+    step = build_step(config, OF_ROWS, Alone(), compiled=compiled)
+    before = {name: tensor.clone() for name, tensor in table_tensors(step).items()}
+    batch = random_batch(torch.Generator().manual_seed(9), dtype=torch.float32)
+    batch.x_BS[0, 0], batch.label_B[0] = 1e38, 1e6
+    assert not step(batch, ROWS).finite
+    for name, tensor in table_tensors(step).items():
+        assert torch.equal(tensor, before[name]), name
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("compiled", [True, False])
 def test_step_leaves_untouched_rows_alone(tmp_path: Path, optimizer: str, compiled: bool) -> None:

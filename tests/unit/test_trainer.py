@@ -28,7 +28,8 @@ TRAIN_FILES, VALID_FILES = [70, 300, 10, 142, 50, 33], [60, 7, 40]
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
     sets = ("train.epochs=3", "model.dropout=0.2", "train.shuffle_rows=120", "weight=importance")
-    config = make_config(tmp_path, *sets)
+    schedule = "train.optimizer.schedule={warmup_steps: 7, decay: linear}"
+    config = make_config(tmp_path, *sets, "train.optimizer.name=adam", schedule)
     write_features(config, TRAIN_FILES, VALID_FILES)
     return config
 
