@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
 
 from conf.errors import ConfigError
 from conf.manifest import CONFIGURED, FieldSpec, Manifest, read_manifest
-from feature_eng.vocabulary import check_fingerprint, read_vocabulary
+from feature_eng.vocabulary import Vocabulary, read_vocabulary
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Base:
     """
 
     manifest: Manifest
-    vocabulary: DataFrame
+    vocabulary: Vocabulary
 
     def field(self, name: str) -> FieldSpec | None:
         """A field as it was fitted; None if there was none of the name."""
@@ -39,8 +39,8 @@ def read_base(spark: SparkSession, directory: str, fields: Sequence[FieldSpec]) 
         ConfigError: A field is configured otherwise than then: its ids would change their meaning.
         DataError: They are missing or damaged.
     """
-    base = Base(read_manifest(directory), read_vocabulary(spark, directory))
-    check_fingerprint(base.vocabulary, base.manifest.vocabulary_fingerprint, directory)
+    manifest = read_manifest(directory)
+    base = Base(manifest, read_vocabulary(spark, directory, manifest.vocabulary_fingerprint))
     for field in fields:
         before = base.field(field.name)
         if before is None:

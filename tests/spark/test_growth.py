@@ -107,7 +107,7 @@ def test_ids_never_move_and_other_fields_are_refused(spark: SparkSession, tmp_pa
                     "first_seen": date(2026, 1, number),
                     "last_seen": date(2026, 1, number),
                 }
-        rows = read_vocabulary(spark, run.features.path).collect()
+        rows = read_vocabulary(spark, run.features.path).entries.collect()
         found = {
             row["value"]: {key: row[key] for key in ("id", "count", "first_seen", "last_seen")}
             for row in rows
