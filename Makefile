@@ -14,7 +14,7 @@ READY := .venv/.ready
 PACKAGES := conf feature_eng jobs nfm
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor data demo test faults lint bench bench-train bench-stream bench-features docs dist dist-zip dist-env clean FORCE
+.PHONY: help setup doctor data demo test faults lint bench bench-train bench-stream bench-features reproduce docs dist dist-zip dist-env clean FORCE
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ lint: $(READY) ## Check style (ruff), types (mypy) and who imports whom (import-
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	$(PY) .venv/bin/lint-imports --no-logo
+
+reproduce: data ## Compare lr, fm, fnn, wide_deep, deep_cross and nfm on MovieLens-100K: 40 minutes; writes docs/results.md
+	$(PY) -m benchmarks.reproduce --docs docs/results.md
 
 bench: bench-train bench-stream bench-features ## All benchmarks
 

@@ -53,7 +53,7 @@ def _step(task: Task, device: str, precision: str) -> tuple[Config, TrainStep]:
     train = config.train.model_copy(update={"precision": precision})
     config = config.model_copy(update={"train": train})
     place = torch.device(device, 0)
-    return config, build_step(config, task.shape.features, Alone(), device=place)
+    return config, build_step(config, field_specs(task.shape), Alone(), device=place)
 
 
 def _in_memory(task: Task, rows: Rows, device: str, precision: str) -> str:

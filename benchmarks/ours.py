@@ -106,7 +106,7 @@ def write_parquet(folder: Path, rows: Rows, files: int) -> None:
 
 def in_memory(task: Task) -> None:
     """Serve training steps."""
-    train = build_step(run_config(task), task.shape.features, Alone())
+    train = build_step(run_config(task), field_specs(task.shape), Alone())
     source = batches_in_memory(task, task.rows())
 
     def step() -> int:
@@ -120,7 +120,7 @@ def in_memory(task: Task) -> None:
 def from_parquet(task: Task) -> None:
     """Serve epochs: plan, Petastorm, shuffle, step; files are opened anew for each."""
     config = run_config(task)
-    train = build_step(config, task.shape.features, Alone())
+    train = build_step(config, field_specs(task.shape), Alone())
     paths = [str(path) for path in sorted(task.data.glob("*.parquet"))]
     file_rows = [pq.read_metadata(path).num_rows for path in paths]
     fields, epochs = field_specs(task.shape), itertools.count()

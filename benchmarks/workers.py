@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.ours import batches_in_memory, run_config
+from benchmarks.ours import batches_in_memory, field_specs, run_config
 from benchmarks.task import Task
 from benchmarks.workload import SHAPES, Rows, batches, load
 from nfm.collectives import Alone, Collectives
@@ -112,7 +112,7 @@ def run_case(case: Case, workers: CountedWorkers) -> Outcome:
     source = batches_in_memory(task, Rows(rows.ids_BF[mine], rows.label_B[mine]))
     peers: Collectives = Alone() if case.apart else workers
     config = run_config(task, case.placement, case.batch_norm)
-    step, all_rows = build_step(config, task.shape.features, peers), case.batch * peers.size
+    step, all_rows = build_step(config, field_specs(task.shape), peers), case.batch * peers.size
     for _ in range(_WARM_UP):
         step(next(source), all_rows)
     ping = _ping(workers)

@@ -1,7 +1,9 @@
 """From a YAML file and ``--set`` overrides to a validated ``Config``, and back."""
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from typing import Any
 
 import yaml
@@ -49,7 +51,32 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(f"config file '{path}': expected a mapping of keys, found {data!r:.60}")
     for item in overrides:
         _override(data, item)
-    return _validate(data, path)
+    return _validate(_over_preset(data), path)
+
+
+def override_config(config: Config, values: Mapping[str, Any], origin: str) -> Config:
+    """The configuration with other values, validated as a whole.
+
+    Args:
+        config: Of a run.
+        values: By dotted key, as in ``--set``.
+        origin: Where the values come from, for messages.
+
+    Raises:
+        ConfigError: A key or value is wrong; names each.
+    """
+    data = config.model_dump(mode="json")
+    for key, value in values.items():
+        _override(data, f"{key}={json.dumps(value)}")
+    return _validate(data, origin)
+
+
+def value_of(config: Config, key: str) -> Any:
+    """What a configuration says for a dotted key that it has, as plain data."""
+    value: Any = config.model_dump(mode="json")
+    for part in key.split("."):
+        value = value[part]
+    return value
 
 
 def dump_config(config: Config) -> str:
@@ -76,6 +103,29 @@ def _override(data: dict[str, Any], item: str) -> None:
         node[int(last) if isinstance(node, list) else last] = _parse(text, f"--set {item}")
     except (ValueError, IndexError, TypeError, AttributeError):
         raise ConfigError(f"--set {item}: no such key in the configuration") from None
+
+
+def _over_preset(data: dict[str, Any]) -> dict[str, Any]:
+    """The data over the values of the preset that it names."""
+    name = data.get("preset")
+    if name is None:
+        return data
+    presets = files("conf").joinpath("presets")
+    known = sorted(file.name.removesuffix(".yaml") for file in presets.iterdir())
+    if name not in known:
+        raise ConfigError(f"preset: there is no '{name}', there are {', '.join(known)}")
+    preset = _parse(presets.joinpath(f"{name}.yaml").read_text(), f"preset {name}")
+    return _merged(preset, data)
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Mappings are merged key by key; anything else from above takes the place of what is below."""
+    both = {
+        key: _merged(below[key], above[key])
+        for key in below.keys() & above.keys()
+        if isinstance(below[key], dict) and isinstance(above[key], dict)
+    }
+    return below | above | both
 
 
 def _validate(data: dict[str, Any], origin: str) -> Config:

@@ -7,7 +7,7 @@ import json
 import math
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from conf import storage
 from conf.errors import DataError
@@ -45,6 +45,9 @@ class FieldSpec(Section):
     seed: int = Field(0, description="Hashed: of the hash.")
     weighting: Literal["one", "mean", "sqrt"] = Field(
         "mean", description="Multi-valued: x of each of n values is 1, 1/n or 1/sqrt(n)."
+    )
+    fitting: str | None = Field(
+        None, description="Numeric and bucketised: by what scales or edges are fitted, or these."
     )
     edges: list[float] = Field([], description="Bucketised: lower edges of all but the first.")
     clip: list[float | None] | None = Field(None, description="Numeric: least and greatest value.")
@@ -139,6 +142,11 @@ class Manifest(Section):
     weight: str | None = Field(
         None, description="Raw column of sample_weight; none where every row weighs 1."
     )
+    label_range: list[float] | None = Field(
+        None,
+        description="Regression: least and greatest label of the training rows; predictions are "
+        "clipped to it.",
+    )
     fields: list[FieldSpec]
     num_features: int = Field(ge=1, description="Size of the one-hot space.")
     splits: dict[str, SplitSpec]
@@ -151,6 +159,16 @@ class Manifest(Section):
     config_fingerprint: str
     software: dict[str, str]
     created_at: str
+
+    @model_validator(mode="after")
+    def _knows_the_range(self) -> "Manifest":
+        if (self.label_range is None) == (self.task == "regression"):
+            raise ValueError("label_range goes with a regression, and only with it")
+        return self
+
+    def field(self, name: str) -> FieldSpec:
+        """The field of that name."""
+        return next(field for field in self.fields if field.name == name)
 
 
 def read_manifest(directory: str) -> Manifest:

@@ -13,6 +13,15 @@ line as `--set dotted.key=value`. An unknown key, or a value of another type, en
 exit code 2 and the name of the key.
 """
 
+_SIMPLE = {
+    "str": "text",
+    "int": "whole number",
+    "float": "number",
+    "bool": "true or false",
+    "Any": "any value",
+}
+_PLURAL: dict[Any, str] = {list: "[]", dict: ".<key>"}
+
 
 def markdown(config: type[Section]) -> str:
     """One table per section, in the order in which the sections are met."""
@@ -25,7 +34,7 @@ def markdown(config: type[Section]) -> str:
             dotted = name if path == "top level" else f"{path}.{name}"
             inner = list(_sections(info.annotation))
             for child in inner:
-                queue.append((dotted + ("[]" if _is_list(info.annotation) else ""), child))
+                queue.append((dotted + _PLURAL.get(typing.get_origin(info.annotation), ""), child))
             kind = "section" if inner else _type_name(info.annotation)
             meaning = (info.description or "").replace("|", "\\|")
             rows.append(f"| `{name}` | {kind} | {_default(info, bool(inner))} | {meaning} |")
@@ -46,10 +55,6 @@ def _sections(annotation: Any) -> typing.Iterator[type[Section]]:
         yield from _sections(argument)
 
 
-def _is_list(annotation: Any) -> bool:
-    return typing.get_origin(annotation) is list
-
-
 def _kind(section: type[Section]) -> str:
     (value,) = typing.get_args(section.model_fields["kind"].annotation)
     return f"kind `{value}`"
@@ -67,9 +72,7 @@ def _type_name(annotation: Any) -> str:
         return f"map of {_type_name(arguments[0])} to {_type_name(arguments[1])}"
     if arguments:
         return " or ".join(_type_name(part) for part in arguments if part is not type(None))
-    return {"str": "text", "int": "whole number", "float": "number", "bool": "true or false"}[
-        annotation.__name__
-    ]
+    return _SIMPLE[annotation.__name__]
 
 
 def _default(info: Any, is_section: bool) -> str:

@@ -10,10 +10,12 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from conf.checks import ChecksConfig
+from conf.evaluation import EvaluateConfig, check_evaluation
 from conf.fields import FieldConfig, VocabularyOptions
 from conf.negatives import NegativesConfig
 from conf.section import NAME, Positive, Section, Seed
 from conf.training import ModelConfig, TrainConfig
+from conf.tuning import TuneConfig
 
 SCORE = "score"
 # What the scores hold beside the keys and the score.
@@ -110,13 +112,6 @@ class FeaturesConfig(Section):
     seed: Seed = Field(0, description="Of the order of the rows.")
 
 
-class EvaluateConfig(Section):
-    """Which rows a bundle is judged on."""
-
-    path: str = Field(description="Directory of the reports.")
-    split: Literal["train", "valid", "test"] = Field("test", description="Rows to judge on.")
-
-
 class ScoreConfig(Section):
     """The nightly batch."""
 
@@ -134,9 +129,14 @@ class SparkConfig(Section):
 class Config(Section):
     """A run, whole."""
 
+    preset: str | None = Field(
+        None,
+        description="A file of conf/presets whose values count where this one names none: "
+        "nfm_paper (He & Chua 2017) or nfm_strong (where to begin with a new table).",
+    )
     name: str = Field(pattern=NAME, description="Short name of the project.")
     task: Literal["binary", "regression"] = Field(
-        description="binary: label 0/1, logistic loss; regression: squared loss."
+        description="binary: label 0/1; regression: a number."
     )
     raw: RawConfig = Field(description="The table that features are built from.")
     keys: Annotated[list[str], Field(min_length=1)] = Field(
@@ -159,6 +159,7 @@ class Config(Section):
     features: FeaturesConfig = Field(description="The encoded data set.")
     model: ModelConfig = Field(ModelConfig(), description="The model.")
     train: TrainConfig = Field(description="The training.")
+    tune: TuneConfig | None = Field(None, description="The search for hyperparameters.")
     evaluate: EvaluateConfig = Field(description="The evaluation.")
     score: ScoreConfig = Field(description="The nightly batch.")
     spark: SparkConfig = Field(SparkConfig(), description="The Spark session.")
@@ -180,6 +181,9 @@ class Config(Section):
             raise ValueError(
                 f"checks.max_unknown_share: no field '{min(strangers)}' has a vocabulary"
             )
+        strangers = set(self.model.wide_only) - {field.name for field in self.fields}
+        if strangers:
+            raise ValueError(f"model.wide_only: there is no field '{min(strangers)}'")
         if self.checks.label_rate and self.task != "binary":
             raise ValueError("checks.label_rate goes with task: binary")
         if self.train.batch_size < self.train.num_workers:
@@ -191,9 +195,14 @@ class Config(Section):
             raise ValueError("train.hosts goes with train.launcher: hosts, and only with it")
         if self.task == "regression" and self.negatives is not None:
             raise ValueError("negatives: rows with label 0 are drawn for task binary only")
-        if self.task == "regression" and self.train.early_stopping.metric != "rmse":
-            raise ValueError("train.early_stopping.metric: a regression is judged by 'rmse'")
+        metric = self.train.early_stopping.metric
+        check_evaluation(self.task, self.loss, metric, self.evaluate, self.fields)
         return self
+
+    @property
+    def loss(self) -> str:
+        """The loss of a row: the configured one, or that of the task."""
+        return self.train.loss or ("logistic" if self.task == "binary" else "squared")
 
     def fingerprint(self) -> str:
         """SHA-256 of the resolved configuration, in hex."""

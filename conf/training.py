@@ -5,45 +5,128 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from conf.evaluation import Metric
 from conf.section import Positive, Section, Seed
 
 _HOSTS = r"^[^\s:,]+:[1-9]\d*(,[^\s:,]+:[1-9]\d*)*$"
 
 NonNegative = Annotated[float, Field(ge=0.0)]
+PositiveNumber = Annotated[float, Field(gt=0.0)]
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class ModelConfig(Section):
-    """The model (He & Chua 2017)."""
+    """The model: one of those that He & Chua (2017) compare, and the baseline below them.
 
-    name: Literal["nfm"] = Field("nfm", description="Neural Factorization Machine.")
-    embedding_dim: Positive = Field(64, description="Factors K of a feature's embedding.")
+    A key that a model has no use for changes nothing, so that ``model.name`` alone tells two
+    trainings apart.
+    """
+
+    # The module of nfm.models that holds it has this name.
+    name: Literal["lr", "fm", "nfm", "fnn", "wide_deep", "deep_cross"] = Field(
+        "nfm",
+        description="lr: logistic (or linear) regression; fm: Factorization Machine; nfm: Neural "
+        "Factorization Machine; fnn: FM-supported neural network, to begin from an fm's bundle by "
+        "train.init_from; wide_deep: Wide & Deep; deep_cross: Deep Crossing.",
+    )
+    embedding_dim: Positive = Field(
+        64, description="Factors K of a feature's embedding; lr has none."
+    )
     embedding_std: NonNegative = Field(0.01, description="Deviation of the initial embeddings.")
-    hidden: list[Positive] = Field([64], description="Units of each hidden layer; may be empty.")
+    hidden: list[Positive] = Field(
+        [64],
+        description="Units of each hidden layer, for deep_cross the inner units of each residual "
+        "unit; may be empty. lr and fm have none.",
+    )
     activation: Literal["relu", "tanh", "sigmoid"] = Field(
         "relu", description="Of the hidden layers."
     )
     bi_dropout: Probability = Field(
-        0.0, description="Probability of dropping a pooled factor after Bi-Interaction."
+        0.0, description="nfm: probability of dropping a pooled factor after Bi-Interaction."
     )
-    dropout: Probability = Field(0.0, description="The same, after every hidden layer.")
+    dropout: Probability | list[Probability] = Field(
+        0.0, description="The same, after every hidden layer; a list gives each its own."
+    )
     batch_norm: Literal["synchronised", "local", "none"] = Field(
         "synchronised",
-        description="Normalise the pooled vector and every hidden layer over the rows of all "
-        "workers, over each worker's own, or not at all.",
+        description="Normalise every hidden layer, and the pooled vector of nfm, over the rows of "
+        "all workers, over each worker's own, or not at all.",
     )
     batch_norm_momentum: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
         0.1, description="Weight of a new batch in the running statistics."
+    )
+    wide_only: list[str] = Field(
+        [],
+        description="wide_deep: fields, such as crosses, that the linear part sees and the layers "
+        "do not.",
+    )
+
+    @property
+    def factors(self) -> int:
+        """K of the embedding table, whose rows are one wider."""
+        return 0 if self.name == "lr" else self.embedding_dim
+
+    @property
+    def dropouts(self) -> list[float]:
+        """The dropout after each hidden layer."""
+        if isinstance(self.dropout, list):
+            return self.dropout
+        return [self.dropout] * len(self.hidden)
+
+    @model_validator(mode="after")
+    def _a_dropout_per_layer(self) -> "ModelConfig":
+        if len(self.dropouts) != len(self.hidden):
+            raise ValueError(
+                f"dropout names {len(self.dropouts)} layers, hidden has {len(self.hidden)}: give "
+                f"one number for all, or one for each"
+            )
+        return self
+
+
+class ScheduleConfig(Section):
+    """How the learning rates change in a training: warm-up times decay."""
+
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(
+        0, description="Steps in which the rates rise linearly from near 0; 0 for none."
+    )
+    decay: Literal["none", "linear", "cosine"] = Field(
+        "none", description="How they fall over all of train.epochs, wherever it is stopped."
+    )
+    final: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
+        0.0, description="What decay leaves of them at the end, as a share."
     )
 
 
 class OptimizerConfig(Section):
     """How gradients become steps; embedding rows and dense weights follow the same rule."""
 
-    name: Literal["adagrad", "adam"] = Field("adagrad", description="Adam is lazy on rows.")
-    learning_rate: Annotated[float, Field(gt=0.0)] = Field(0.05, description="Step size.")
+    name: Literal["sgd", "adagrad", "adam"] = Field(
+        "adagrad",
+        description="sgd and adam are lazy: what they keep of a row's gradients changes only when "
+        "a batch holds the row.",
+    )
+    learning_rate: PositiveNumber = Field(0.05, description="Step size.")
+    embedding_learning_rate: PositiveNumber | None = Field(
+        None, description="That of the embedding table, if another."
+    )
+    momentum: Probability = Field(
+        0.0, description="Of sgd: the share of its velocity that a weight keeps in a step."
+    )
     initial_accumulator: NonNegative = Field(
         0.1, description="Adagrad's first sum of squares; larger means gentler first steps."
+    )
+    clip_norm: PositiveNumber | None = Field(
+        None,
+        description="Largest norm of a step's gradient, over all parameters, penalties included; "
+        "a longer one is scaled down.",
+    )
+    weight_decay: NonNegative = Field(
+        0.0,
+        description="Share of the layers' weight matrices that a step takes away, times the "
+        "learning rate; apart from the gradient, where train.l2 is a part of it.",
+    )
+    schedule: ScheduleConfig = Field(
+        ScheduleConfig(), description="How the learning rates change in a training."
     )
 
 
@@ -58,8 +141,9 @@ class PenaltyConfig(Section):
 class EarlyStoppingConfig(Section):
     """When to stop; the best epoch is what the bundle holds."""
 
-    metric: Literal["auc", "logloss", "rmse"] = Field(
-        description="Validation metric that decides; auc rises, the others fall."
+    metric: Metric = Field(
+        description="Validation metric that decides (docs/metrics.md): auc, gauc and pr_auc rise, "
+        "the others fall."
     )
     patience: Positive = Field(3, description="Epochs without a better value before stopping.")
 
@@ -77,7 +161,7 @@ class CacheConfig(Section):
     """Local copies of the files that the workers of a machine read from a remote store."""
 
     path: str = Field(description="Local directory; the copies are in nfm-cache below it.")
-    size_gb: Annotated[float, Field(gt=0.0)] = Field(
+    size_gb: PositiveNumber = Field(
         10.0,
         description="Most that the copies of a machine may take; those read longest ago go first.",
     )
@@ -114,6 +198,11 @@ class TrainConfig(Section):
         "it knows are copied, and layers of the same shape.",
     )
     seed: Seed = Field(0, description="Of initial weights, dropout and the order of rows.")
+    loss: Literal["logistic", "squared"] | None = Field(
+        None,
+        description="Of a row; default: logistic for a binary task, squared for a regression. "
+        "Squared for a binary one has targets 1 and -1, as in the NFM paper, and no probabilities.",
+    )
     epochs: Positive = Field(20, description="Passes over the training rows, at most.")
     batch_size: Positive = Field(4096, description="Rows of a step, over all workers together.")
     shuffle_rows: Positive = Field(
@@ -135,7 +224,7 @@ class TrainConfig(Section):
     restart_backoff_s: NonNegative = Field(
         5.0, description="Seconds before the first restart; twice as long before each further one."
     )
-    stall_timeout_s: Annotated[float, Field(gt=0.0)] = Field(
+    stall_timeout_s: PositiveNumber = Field(
         600.0, description="Seconds without a step after which the workers count as failed."
     )
     max_skipped_steps: Annotated[int, Field(ge=0)] = Field(

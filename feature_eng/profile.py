@@ -24,6 +24,7 @@ class Profile:
     Attributes:
         rows: Rows per split.
         positives: Sum of the labels per split.
+        label_range: Least and greatest label of the training rows.
         edges: Per bucketised field, the lower edges of all buckets but the first, ascending.
         scales: Per numeric field, what is subtracted and what it is then divided by.
         truncated: Per multi-valued field and split, the share of rows with too many values.
@@ -31,6 +32,7 @@ class Profile:
 
     rows: dict[str, int]
     positives: dict[str, float]
+    label_range: tuple[float, float]
     edges: dict[str, list[float]]
     scales: dict[str, tuple[float, float]]
     truncated: dict[str, dict[str, float]]
@@ -99,6 +101,7 @@ def read_profile(found: Iterable[Any], config: Config) -> Profile:
     return Profile(
         rows={split: result[f"rows:{split}"] for split in SPLITS},
         positives={split: result[f"positives:{split}"] for split in SPLITS},
+        label_range=(result["label_min"], result["label_max"]),
         edges={
             field.name: _edges(
                 field, result[f"quantiles:{field.name}"], result[f"greatest:{field.name}"]

@@ -149,5 +149,6 @@ def show(stages: Sequence[Stage]) -> None:
         print(f"{stage.name:<16}{stage.rows_in:>10,}{out:>10}{stage.seconds:>9.1f}{rate:>11}")
     for stage in stages:
         print(f"\n{stage.name}: {stage.output}")
+        width = max([18, *(len(name) + 2 for name in stage.facts)])
         for name, value in stage.facts.items():
-            print(f"  {name:<18}{value}")
+            print(f"  {name:<{width}}{value}")

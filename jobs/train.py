@@ -15,6 +15,7 @@ from jobs.spark_workers import workers_in_spark
 from nfm.bundle import load_bundle, new_model_id, resolve_bundle, write_bundle
 from nfm.checkpoint import CHECKPOINTS, directory_of, read_weights
 from nfm.epoch_plan import plan_epoch
+from nfm.launch.forked import start_forked
 from nfm.launch.gang import StartGang, start_horovodrun
 from nfm.launch.run_directory import NEWEST, run_to_resume
 from nfm.launch.supervisor import launch
@@ -30,11 +31,11 @@ EXAMPLES = """\
 def run(config: Config, options: argparse.Namespace) -> Stage:
     """Train or go on, publish the bundle of the best epoch, and say what came out."""
     start = time.monotonic()
-    config = _with_bundle(config)
-    manifest = _manifest(config)
+    config = with_bundle(config)
+    manifest = manifest_of(config)
     begun = run_to_resume(config, manifest, options.resume) if options.resume else None
     work = begun or Path(config.train.work_path) / new_model_id(config)
-    result = launch(config, manifest, work, resume=begun is not None, start=_starter(config))
+    result = launch(config, manifest, work, resume=begun is not None, start=starter(config))
     weights = read_weights(directory_of(work / CHECKPOINTS, result.best_step))
     path = f"{config.train.path}/{work.name}"
     metrics = {"best_epoch": result.best_epoch, **result.metrics}
@@ -48,8 +49,8 @@ def run(config: Config, options: argparse.Namespace) -> Stage:
 
 def plan(config: Config, options: argparse.Namespace) -> list[str]:
     """What every worker would read."""
-    config = _with_bundle(config)
-    manifest = _manifest(config)
+    config = with_bundle(config)
+    manifest = manifest_of(config)
     begun = run_to_resume(config, manifest, options.resume) if options.resume else None
     train = manifest.splits["train"]
     epoch = plan_epoch(
@@ -74,18 +75,21 @@ def plan(config: Config, options: argparse.Namespace) -> list[str]:
     ]
 
 
-def _starter(config: Config) -> StartGang:
+def starter(config: Config) -> StartGang:
+    """What starts the workers where the config has them run."""
     if config.train.launcher == "spark":
         return workers_in_spark(spark_session(config.spark).sparkContext)
+    if config.train.launcher == "local" and config.train.num_workers == 1:
+        return start_forked
     return start_horovodrun
 
 
-def _with_bundle(config: Config) -> Config:
+def with_bundle(config: Config) -> Config:
     """The config with the full path of the bundle to begin from, which must fit the model."""
     if config.train.init_from is None:
         return config
     path = resolve_bundle(config.train.path, config.train.init_from)
-    found, wanted = load_bundle(path).config.model.embedding_dim, config.model.embedding_dim
+    found, wanted = load_bundle(path).config.model.factors, config.model.factors
     if found != wanted:
         raise ConfigError(
             f"bundle '{path}' has embeddings of {found} factors, the config wants {wanted}: "
@@ -95,7 +99,7 @@ def _with_bundle(config: Config) -> Config:
     return config.model_copy(update={"train": train})
 
 
-def _manifest(config: Config) -> Manifest:
+def manifest_of(config: Config) -> Manifest:
     """The manifest of the features, which must be those that the configuration describes."""
     manifest = read_manifest(config.features.path)
     wanted = [_description(spec) for spec in unfitted_specs(config.fields)]

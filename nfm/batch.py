@@ -119,6 +119,12 @@ def num_slots(fields: Sequence[FieldSpec]) -> int:
     return sum(field.length for field in fields)
 
 
+def field_of_slots(fields: Sequence[FieldSpec]) -> torch.Tensor:
+    """The number of the field that each slot belongs to: int32 [S]."""
+    lengths = torch.tensor([field.length for field in fields])
+    return torch.arange(len(fields), dtype=torch.int32).repeat_interleave(lengths)
+
+
 def list_weights(field: FieldSpec) -> FloatArray:
     """X of each value of a list, by how many there are: [length + 1].
 

@@ -18,7 +18,7 @@ from conf.manifest import VOCABULARY, Manifest, read_manifest, write_manifest
 from conf.schema import Config
 from nfm.collectives import Alone
 from nfm.models import build_model
-from nfm.models.nfm import NFM
+from nfm.table_model import TableModel
 
 LATEST = "latest"
 WEIGHTS, CONFIG, METRICS, CARD = "model.safetensors", "config.yaml", "metrics.json", "README.md"
@@ -33,13 +33,13 @@ class Bundle:
         config: The resolved configuration it was trained with.
         manifest: The features it was trained on.
         model: The dense part, in evaluation mode.
-        table_VD: The embedding table [num_features, embedding_dim + 1].
+        table_VD: The embedding table [num_features, D].
     """
 
     model_id: str
     config: Config
     manifest: Manifest
-    model: NFM
+    model: TableModel
     table_VD: torch.Tensor
 
 
@@ -117,10 +117,10 @@ def load_bundle(path: str) -> Bundle:
         fs, plain = storage.filesystem(f"{path}/{WEIGHTS}")
         with fs.open(plain, "rb") as file:
             weights = load(file.read())
-        model = build_model(config.model, Alone())
+        model = build_model(config.model, manifest.fields, Alone())
         table_VD = weights.pop("table.weight")
         model.load_state_dict({k.removeprefix("model."): v for k, v in weights.items()})
-        expected = (manifest.num_features, config.model.embedding_dim + 1)
+        expected = (manifest.num_features, config.model.factors + 1)
         if table_VD.shape != expected:
             raise ValueError(f"table {tuple(table_VD.shape)}, expected {expected}")
     except (OSError, KeyError, ValueError, RuntimeError, SafetensorError, PipelineError) as error:

@@ -10,7 +10,7 @@ from torch import nn
 
 from conf.training import TrainConfig
 from nfm.collectives import Collectives, Later
-from nfm.row_optimizers import ROW_OPTIMIZERS, RowOptimizer, step_rows
+from nfm.row_optimizers import RowOptimizer, new_optimizer, step_rows
 
 
 class DenseParameters:
@@ -40,11 +40,15 @@ class DenseParameters:
         ):
             parameter.data = weight.view_as(parameter)
             parameter.grad = grad.view_as(parameter)
-        # The penalty falls on the matrices, which no row of the data weighs.
+        # Penalties and decay fall on the matrices, which no row of the data weighs.
         matrix_N = torch.cat([weight_N.new_full((p.numel(),), p.ndim > 1) for p in parameters])
         self._l1_N, self._l2_N = config.l1.dense * matrix_N, config.l2.dense * matrix_N
         self._penalised = config.l1.dense > 0 or config.l2.dense > 0
-        self.optimizer = ROW_OPTIMIZERS[config.optimizer.name](self._weight_1N, config.optimizer)
+        self._decay_N = config.optimizer.weight_decay * matrix_N
+        self._decayed = config.optimizer.weight_decay > 0
+        self.optimizer = new_optimizer(
+            self._weight_1N, config.optimizer, config.optimizer.learning_rate
+        )
 
     def zero_gradients(self) -> None:
         """Forget the last backward pass."""
@@ -59,10 +63,16 @@ class DenseParameters:
         torch.stack(list(told), out=self._told)
         return workers.sum_later(self._message, "grad.dense")
 
-    def learn(self, summed: torch.Tensor) -> None:
-        """Step by the sums of the gradients, penalties added."""
+    def gradient(self, summed: torch.Tensor) -> torch.Tensor:
+        """The sums of the gradients, penalties added: [1, N]."""
         grad_1N = summed[: self._weight_1N.shape[1]].unsqueeze(0)
         if self._penalised:
             weight_1N = self._weight_1N
             grad_1N = grad_1N + self._l2_N * weight_1N + self._l1_N * weight_1N.sign()
+        return grad_1N
+
+    def learn(self, grad_1N: torch.Tensor) -> None:
+        """Step by a gradient; before it the matrices decay (Loshchilov & Hutter 2019)."""
+        if self._decayed:
+            self._weight_1N *= 1 - self.optimizer.rate * self._decay_N
         step_rows(self._weight_1N, self.optimizer, self._row, grad_1N)

@@ -9,54 +9,14 @@ Shapes: B = rows of the batch, S = slots, N = B * S, K = factors, D = K + 1, U =
 X = rows of the table that the batch reads (the whole table, or a copy of the distinct rows).
 """
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
-from llvmlite import ir
-from numba import njit, prange, types
-from numba.core import cgutils
-from numba.extending import intrinsic
+from numba import njit, prange
 
-Array = npt.NDArray[Any]
+from nfm.row_kernels import ADAM, AHEAD, FAST, KEEP, MOMENTUM, PIECES, Array, prefetch_row, step_row
 
-# What ``pool_gradient`` does with the gradient of a row.
-KEEP, ADAGRAD, ADAM = 0, 1, 2
-
-# Sums may be reordered into vector lanes; NaN must stay NaN, for the trainer looks for it.
-_FAST = {"reassoc", "contract", "arcp", "nsz"}
 _HASH = np.uint32(2654435769)  # 2**32 / golden ratio: spreads consecutive ids
-# Pieces of a loop over distinct ids, more than threads; of like work, for frequent ids come first.
-_PIECES = 64
 # Fetching and stepping a row, in units of adding one occurrence to its gradient.
 _ROW_WORK = 2
-# How many rows of the table are asked of memory ahead of their use: measured, 8 to 16 are alike.
-_AHEAD = 12
-
-
-def _prefetch_code(typing_context: Any, rows: Any, index: Any) -> Any:
-    """Ask memory for one row of a matrix: its first and its last cache line, for K = 16 the whole.
-
-    A row is a random place in a large table: without asking ahead a step waits for each in turn.
-    """
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        array = context.make_array(rows)(context, builder, args[0])
-        word, flag = ir.IntType(64), ir.IntType(32)
-        pointer = ir.IntType(8).as_pointer()
-        stride = cgutils.unpack_tuple(builder, array.strides)[0]
-        start = builder.ptrtoint(array.data, word)
-        start = builder.add(start, builder.mul(stride, builder.sext(args[1], word)))
-        kind = ir.FunctionType(ir.VoidType(), [pointer, flag, flag, flag])
-        call = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
-        for place in (start, builder.add(start, builder.sub(stride, word(1)))):
-            builder.call(call, [builder.inttoptr(place, pointer), flag(0), flag(3), flag(1)])
-        return context.get_dummy_value()
-
-    return types.void(rows, index), generate
-
-
-prefetch_row: Any = intrinsic(_prefetch_code)
 
 
 @njit(nogil=True, cache=True)
@@ -129,7 +89,7 @@ def group_ids(ids_N: Array, owners: int) -> tuple[Array, Array, Array, Array]:
     return ids[:distinct].copy(), start[: distinct + 1].copy(), positions, inverse
 
 
-@njit(parallel=True, nogil=True, fastmath=_FAST, cache=True)
+@njit(parallel=True, nogil=True, fastmath=FAST, cache=True)
 def pool(
     weight_XD: Array, index_BS: Array, x_BS: Array, sum_BK: Array, pooled_BK: Array, linear_B: Array
 ) -> None:
@@ -146,7 +106,7 @@ def pool(
         square[:] = 0
         linear = weight_XD.dtype.type(0)
         for s in range(slots):
-            prefetch_row(weight_XD, index_N[min(b * slots + s + _AHEAD, last)])
+            prefetch_row(weight_XD, index_N[min(b * slots + s + AHEAD, last)])
             row, x = weight_XD[index_BS[b, s]], x_BS[b, s]
             for k in range(factors):
                 e = row[k] * x
@@ -158,29 +118,11 @@ def pool(
             square[k] = (total[k] * total[k] - square[k]) / 2
 
 
-@njit(nogil=True, fastmath=_FAST, inline="always")
-def _step_row(weight_XD, first_XD, second_XD, at, grad_D, rule, c):  # type: ignore[no-untyped-def]
-    """Step one row of the table by a rule, whose constants are ``c`` (see ``nfm.table``)."""
-    row, first = weight_XD[at], first_XD[at]
-    rate, eps = c[0], c[1]  # read before the loops, which could otherwise not be vectorised
-    if rule == ADAGRAD:
-        for d in range(len(grad_D)):
-            first[d] += grad_D[d] * grad_D[d]
-            row[d] -= rate * grad_D[d] / (np.sqrt(first[d]) + eps)
-    else:
-        second = second_XD[at]
-        beta1, rest1, beta2, rest2, correction2 = c[2], c[3], c[4], c[5], c[6]
-        for d in range(len(grad_D)):
-            first[d] = beta1 * first[d] + rest1 * grad_D[d]
-            second[d] = beta2 * second[d] + rest2 * grad_D[d] * grad_D[d]
-            row[d] -= rate * first[d] / (np.sqrt(second[d] / correction2) + eps)
-
-
 @njit(nogil=True, cache=True)
-def _first_of(piece: int, start: Array) -> int:
+def first_of(piece: int, start: Array) -> int:
     """The distinct id at which a piece begins, so that all pieces have like work."""
     distinct = len(start) - 1
-    goal = (start[distinct] + _ROW_WORK * distinct) * piece // _PIECES
+    goal = (start[distinct] + _ROW_WORK * distinct) * piece // PIECES
     low, high = 0, distinct
     while low < high:
         middle = (low + high) // 2
@@ -191,7 +133,7 @@ def _first_of(piece: int, start: Array) -> int:
     return low
 
 
-@njit(parallel=True, nogil=True, fastmath=_FAST, cache=True)
+@njit(parallel=True, nogil=True, fastmath=FAST, cache=True)
 def pool_gradient(
     weight_XD: Array,
     index_U: Array,
@@ -226,13 +168,13 @@ def pool_gradient(
             both_BK2[b, k] = grad_pooled_BK[b, k] * sum_BK[b, k]
             both_BK2[b, factors + k] = grad_pooled_BK[b, k]
     penalised = np.any(l1_D != 0) or np.any(l2_D != 0)
-    for piece in prange(_PIECES):
+    for piece in prange(PIECES):
         grad = np.empty(width, weight_XD.dtype)
         squares = np.empty(factors, weight_XD.dtype)
-        for u in range(_first_of(piece, start), _first_of(piece + 1, start)):
-            ahead = index_U[min(u + _AHEAD, distinct - 1)]
+        for u in range(first_of(piece, start), first_of(piece + 1, start)):
+            ahead = index_U[min(u + AHEAD, distinct - 1)]
             prefetch_row(weight_XD, ahead)
-            if rule != KEEP:
+            if rule >= MOMENTUM:
                 prefetch_row(first_XD, ahead)
                 if rule == ADAM:
                     prefetch_row(second_XD, ahead)
@@ -259,37 +201,4 @@ def pool_gradient(
             if rule == KEEP:
                 out_UD[u, :] = grad
             else:
-                _step_row(weight_XD, first_XD, second_XD, index_U[u], grad, rule, constants)
-
-
-@njit(parallel=True, nogil=True, fastmath=_FAST, cache=True)
-def step_rows(
-    weight_RD: Array,
-    first_RD: Array,
-    second_RD: Array,
-    index_U: Array,
-    grad_UD: Array,
-    rule: int,
-    constants: Array,
-) -> None:
-    """Step distinct rows by their gradient, in place."""
-    distinct = len(index_U)
-    for u in prange(distinct):
-        ahead = index_U[min(u + _AHEAD, distinct - 1)]
-        prefetch_row(weight_RD, ahead)
-        prefetch_row(first_RD, ahead)
-        if rule == ADAM:
-            prefetch_row(second_RD, ahead)
-        _step_row(weight_RD, first_RD, second_RD, index_U[u], grad_UD[u], rule, constants)
-
-
-@njit(parallel=True, nogil=True, fastmath=_FAST, cache=True)
-def sum_rows(start: Array, positions_M: Array, rows_MD: Array, out_UD: Array) -> None:
-    """Add up the rows that belong to each distinct id, in the order of their positions."""
-    for u in prange(len(start) - 1):
-        out = out_UD[u]
-        out[:] = rows_MD[positions_M[start[u]]]
-        for j in range(start[u] + 1, start[u + 1]):
-            row = rows_MD[positions_M[j]]
-            for d in range(len(out)):
-                out[d] += row[d]
+                step_row(weight_XD, first_XD, second_XD, index_U[u], grad, rule, constants)

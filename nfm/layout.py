@@ -21,7 +21,7 @@ from conf.fields import LABEL, WEIGHT
 from conf.manifest import FieldSpec
 from nfm import memory
 from nfm.batch import FloatArray, IntArray, list_weights, num_slots
-from nfm.kernels import prefetch_row
+from nfm.row_kernels import prefetch_row
 
 Array = npt.NDArray[Any]
 

@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from conf.errors import ConfigError, RunError
 
@@ -152,11 +152,46 @@ class Lifelines:
         return killed
 
 
-def hold_worker(run: str) -> None:
+class Worker(Protocol):
+    """A process that a lifeline holds, with the names of ``subprocess``."""
+
+    stdout: IO[str] | None
+    pid: int
+
+    def wait(self) -> int:
+        """Wait for its end; its exit code, or minus the signal that ended it."""
+
+    def send_signal(self, number: int, /) -> None:
+        """Send a signal."""
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+
+    def kill(self) -> None:
+        """End it."""
+
+
+def start_worker(run: str, descriptor: int) -> Worker:
+    """Start a worker that says to an open file why it failed."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "nfm.worker", run, str(descriptor)],
+        pass_fds=[descriptor],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env=WORKER_ENVIRONMENT | os.environ,
+        preexec_fn=end_with_parent,
+    )
+
+
+def hold_worker(run: str, start: Callable[[str, int], Worker] = start_worker) -> None:
     """Start the worker whose environment this is; end with it, and it with the launcher.
 
     Args:
         run: Directory of the run.
+        start: Starts the worker, from the run and the open file that it says to why it failed.
 
     Raises:
         SystemExit: The worker failed, with its exit code.
@@ -173,7 +208,7 @@ def hold_worker(run: str) -> None:
                 line.sendall(f"{json.dumps(content)}\n".encode())
 
         if os.path.isdir(run):
-            code, failure = _run_worker(run, line, tell)
+            code, failure = _run_worker(run, line, tell, start)
         else:
             code = ConfigError.exit_code
             failure = {"message": _not_shared(run, rank, host), "mendable": False}
@@ -191,22 +226,15 @@ def end_with_parent() -> None:
 
 
 def _run_worker(
-    run: str, line: socket.socket, tell: Callable[[object], None]
+    run: str,
+    line: socket.socket,
+    tell: Callable[[object], None],
+    start: Callable[[str, int], Worker],
 ) -> tuple[int, dict[str, Any]]:
     """See a worker through; returns its exit code, as a shell would, and what it says failed."""
     # A pipe, where a file in the run would do but for a full disk.
     failure, of_worker = os.pipe()
-    worker = subprocess.Popen(
-        [sys.executable, "-m", "nfm.worker", run, str(of_worker)],
-        pass_fds=[of_worker],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        env=WORKER_ENVIRONMENT | os.environ,
-        preexec_fn=end_with_parent,
-    )
+    worker = start(run, of_worker)
     os.close(of_worker)
     signal.signal(signal.SIGTERM, lambda *_: worker.terminate())  # it knows what to do about it
 

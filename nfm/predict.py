@@ -1,4 +1,4 @@
-"""From encoded rows to scores, with a loaded bundle; for evaluation and for Spark's workers."""
+"""From encoded rows to scores, with a loaded bundle, in Spark's workers."""
 
 import functools
 from typing import Any
@@ -9,28 +9,27 @@ import torch
 
 from conf.errors import DataError
 from conf.manifest import FieldSpec, Manifest
-from nfm.batch import Columns, assemble
+from nfm.batch import Columns, assemble, field_of_slots
 from nfm.bundle import Bundle, load_bundle
-from nfm.epoch_plan import Block
-from nfm.lookup import read_rows
-from nfm.metrics import METRICS, probability
-from nfm.stream import stream_batches
+from nfm.objective import Objective
 
-_BATCH_ROWS = 16_384
+BATCH_ROWS = 16_384
 
 
 def predict_logits(bundle: Bundle, ids_BS: torch.Tensor, x_BS: torch.Tensor) -> npt.NDArray[Any]:
-    """Logits, or predicted values for a regression: float32 [B]."""
+    """The model's outputs (see ``nfm.objective``): float32 [B]."""
+    field_S = field_of_slots(bundle.manifest.fields)
     with torch.inference_mode():
-        logits: npt.NDArray[Any] = bundle.model(*read_rows(bundle.table_VD, ids_BS, x_BS)).numpy()
+        read = bundle.model.reads.read(bundle.table_VD, ids_BS, x_BS, field_S)
+        logits: npt.NDArray[Any] = bundle.model(*read).numpy()
     return logits
 
 
 def predict_scores(bundle: Bundle, columns: Columns) -> npt.NDArray[Any]:
-    """Scores of encoded columns: probabilities, or predicted values; float64 [n]."""
+    """Scores of encoded columns (see ``nfm.objective``); float64 [n]."""
     ids, x = assemble(columns, bundle.manifest.fields)
-    logits = predict_logits(bundle, torch.from_numpy(ids), torch.from_numpy(x)).astype(np.float64)
-    return probability(logits) if bundle.manifest.task == "binary" else logits
+    logits = predict_logits(bundle, torch.from_numpy(ids), torch.from_numpy(x))
+    return Objective.of(bundle.config, bundle.manifest).scores(logits)
 
 
 def score_columns(bundle_path: str, columns: dict[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
@@ -48,37 +47,10 @@ def score_columns(bundle_path: str, columns: dict[str, npt.NDArray[Any]]) -> npt
     return np.concatenate(
         [
             predict_scores(
-                bundle, {name: c[start : start + _BATCH_ROWS] for name, c in columns.items()}
+                bundle, {name: c[start : start + BATCH_ROWS] for name, c in columns.items()}
             )
-            for start in range(0, rows, _BATCH_ROWS)
+            for start in range(0, rows, BATCH_ROWS)
         ]
-    )
-
-
-def evaluate_split(
-    bundle: Bundle, features: str, manifest: Manifest, split: str
-) -> dict[str, float]:
-    """Metrics of a bundle over all rows of a split.
-
-    Args:
-        bundle: The model.
-        features: Directory of the features.
-        manifest: Its manifest.
-        split: train, valid or test.
-
-    Raises:
-        DataError: The features were encoded with another vocabulary than the bundle's.
-    """
-    check_vocabulary(bundle, manifest, features)
-    files = manifest.splits[split].files
-    paths = [f"{features}/{file.path}" for file in files]
-    blocks = [Block((index,), file.rows, entropy=None) for index, file in enumerate(files)]
-    logits, labels = [], []
-    for batch in stream_batches(blocks, paths, manifest.fields, batch_rows=_BATCH_ROWS):
-        logits.append(predict_logits(bundle, batch.ids_BS, batch.x_BS))
-        labels.append(batch.label_B.numpy())
-    return METRICS[manifest.task](
-        np.concatenate(logits).astype(np.float64), np.concatenate(labels).astype(np.float64)
     )
 
 

@@ -12,27 +12,23 @@ Shapes: B = rows of this worker, S = slots, U = distinct ids, D = K + 1.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch.nn import functional as F
 
+from conf.manifest import FieldSpec
 from conf.schema import Config
 from conf.training import PenaltyConfig, TrainConfig
-from nfm.batch import Batch
+from nfm.batch import Batch, field_of_slots
 from nfm.collectives import Collectives
 from nfm.dense import DenseParameters
-from nfm.lookup import KernelLookup, Lookup, TorchLookup, Upstream
+from nfm.lookup import Lookup, Tensors, Upstream
 from nfm.models import build_model
-from nfm.models.nfm import NFM
+from nfm.objective import Objective
+from nfm.row_optimizers import squared_norm
 from nfm.table import EmbeddingTable, new_table
-
-
-def row_losses(task: str, logits_B: torch.Tensor, label_B: torch.Tensor) -> torch.Tensor:
-    """Logistic loss of each row in nats (binary), or its squared error (regression)."""
-    if task == "binary":
-        return F.binary_cross_entropy_with_logits(logits_B, label_B, reduction="none")
-    return (logits_B - label_B).square()
+from nfm.table_model import TableModel
 
 
 @dataclass(frozen=True)
@@ -56,83 +52,102 @@ class TrainStep:
     Args:
         model: The dense part; the same on every worker.
         table: The embeddings.
+        fields: What the rows consist of.
         workers: Who takes the step together.
-        task: binary or regression.
+        objective: The loss of a row.
         config: Optimiser and penalties.
         compiled: Whether compiled loops work on the table (main memory only) or plain torch.
     """
 
     def __init__(
         self,
-        model: NFM,
+        model: TableModel,
         table: EmbeddingTable,
+        fields: Sequence[FieldSpec],
         workers: Collectives,
-        task: str,
+        objective: Objective,
         config: TrainConfig,
         *,
         compiled: bool,
     ) -> None:
-        self.model, self.table, self.workers, self.task = model, table, workers, task
+        self.model, self.table, self.workers = model, table, workers
+        self.objective = objective
         self.l1_D = _per_column(config.l1, table.weight_RD)
         self.l2_D = _per_column(config.l2, table.weight_RD)
-        self.lookup: Lookup = KernelLookup() if compiled else TorchLookup()
         self.device = table.weight_RD.device
+        lookup = model.reads.compiled if compiled else model.reads.plain
+        self.lookup: Lookup = lookup(field_of_slots(fields).to(self.device))
         self.autocast = self.device.type == "cuda" and config.precision == "bf16"
         self.dense = DenseParameters(model, config, told=3)
+        self.clip_norm = config.optimizer.clip_norm
         self.buffers = list(model.buffers())
         self.buffers_before = [buffer.clone() for buffer in self.buffers]
 
-    def __call__(self, batch: Batch, all_rows: int, *, stop: bool = False) -> Outcome:
+    def __call__(
+        self, batch: Batch, all_rows: int, *, factor: float = 1.0, stop: bool = False
+    ) -> Outcome:
         """Take one step with the other workers.
 
         Args:
             batch: This worker's rows; may have none.
             all_rows: Rows of all workers in this step; at least one.
+            factor: What the learning rates are multiplied by.
             stop: Whether this worker was asked to stop.
         """
         self._switch(training=True)
         batch = batch.owned_by(self.table.shards).to(self.device)
         rows = self.table.read(batch, learning=True)
-        linear_B, pooled_BK = self.lookup.forward(rows, batch)
+        read = self.lookup.forward(rows, batch)
         _copy(self.buffers, self.buffers_before)
-        logits_B = self._logits(linear_B, pooled_BK)
-        loss_B = row_losses(self.task, logits_B, batch.label_B.to(logits_B.dtype))
+        logits_B = self._logits(read)
+        loss_B = self.objective.row_losses(logits_B, batch.label_B.to(logits_B.dtype))
         if batch.weight_B is not None:
             loss_B = loss_B * batch.weight_B.to(loss_B.dtype)
         loss = loss_B.sum()
         self.dense.zero_gradients()
         (loss / all_rows).backward()
-        assert linear_B.grad is not None
-        assert pooled_BK.grad is not None
-        # 0 * upstream is 0, or NaN where some of it is not finite.
-        upstream = 0 * (linear_B.grad.sum() + pooled_BK.grad.sum())
+        # A model may have no use for a part of it.
+        grads = tuple(torch.zeros_like(p) if p.grad is None else p.grad for p in read)
+        # 0 * the gradient is 0, or NaN where some of it is not finite.
+        upstream = 0 * torch.stack([grad.sum() for grad in grads]).sum()
         told = loss.detach(), upstream, loss.new_tensor(float(stop))
         summed_later = self.dense.sum_gradients(self.workers, told)
         penalties = self.l1_D / all_rows, self.l2_D / all_rows
-        self.table.send(self.lookup, Upstream(linear_B.grad, pooled_BK.grad, *penalties))
+        self.table.send(self.lookup, Upstream(grads, *penalties))
         summed = summed_later()
         all_loss, _, stops = summed[-3:].tolist()
-        outcome = Outcome(all_loss, finite=math.isfinite(summed.sum().item()), stop=stops > 0)
-        self.table.learn(apply=outcome.finite)
-        if outcome.finite:
-            self.dense.learn(summed)
-        else:
+        finite = self._learn(summed, factor)
+        if not finite:
             _copy(self.buffers_before, self.buffers)
-        return outcome
+        return Outcome(all_loss, finite, stop=stops > 0)
+
+    def _learn(self, summed: torch.Tensor, factor: float) -> bool:
+        """Step all parameters, unless something is not finite; returns whether it was."""
+        finite = math.isfinite(summed.sum().item())
+        grad_1N, scale = self.dense.gradient(summed), 1.0
+        table_square = self.table.receive(measured=self.clip_norm is not None)
+        if self.clip_norm is not None:  # as torch.nn.utils.clip_grad_norm_
+            norm = math.sqrt(table_square + squared_norm(grad_1N))
+            finite = finite and math.isfinite(norm)
+            scale = min(1.0, self.clip_norm / (norm + 1e-6))
+        if finite:
+            self.table.optimizer.factor = self.dense.optimizer.factor = factor
+            self.table.learn(scale)
+            self.dense.learn(grad_1N if scale == 1 else scale * grad_1N)
+        return finite
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> torch.Tensor:
         """Logits (or predicted values) of this worker's rows [B]; all workers call it."""
         self._switch(training=False)
         batch = batch.owned_by(self.table.shards).to(self.device)
-        return self._logits(
-            *self.lookup.forward(self.table.read(batch, learning=False), batch)
-        ).cpu()
+        rows = self.table.read(batch, learning=False)
+        return self._logits(self.lookup.forward(rows, batch)).cpu()
 
-    def _logits(self, linear_B: torch.Tensor, pooled_BK: torch.Tensor) -> torch.Tensor:
+    def _logits(self, read: Tensors) -> torch.Tensor:
         with torch.autocast("cuda", torch.bfloat16, enabled=self.autocast):
-            logits_B: torch.Tensor = self.model(linear_B, pooled_BK)
-        return logits_B.to(linear_B.dtype)
+            logits_B: torch.Tensor = self.model(*read)
+        return logits_B.to(self.table.weight_RD.dtype)
 
     def _switch(self, *, training: bool) -> None:
         """Put the model into a mode; asking all its modules every time would take longer."""
@@ -142,7 +157,7 @@ class TrainStep:
 
 def build_step(
     config: Config,
-    num_features: int,
+    fields: Sequence[FieldSpec],
     workers: Collectives,
     *,
     dtype: torch.dtype = torch.float32,
@@ -153,7 +168,7 @@ def build_step(
 
     Args:
         config: The run.
-        num_features: Size of the one-hot space.
+        fields: What the rows consist of.
         workers: Who trains together.
         dtype: Of all weights; float64 proves equalities.
         device: Where they are; None is main memory.
@@ -162,9 +177,11 @@ def build_step(
     device = device or torch.device("cpu")
     compiled = compiled and device.type == "cpu"
     torch.manual_seed(config.train.seed)
-    model = build_model(config.model, workers, compiled=compiled).to(device, dtype)
+    model = build_model(config.model, fields, workers, compiled=compiled).to(device, dtype)
+    num_features = sum(field.cardinality for field in fields)
     table = new_table(config, num_features, workers, dtype, device)
-    return TrainStep(model, table, workers, config.task, config.train, compiled=compiled)
+    objective = Objective(config.task, config.loss)
+    return TrainStep(model, table, fields, workers, objective, config.train, compiled=compiled)
 
 
 def _copy(tensors: list[torch.Tensor], into: list[torch.Tensor]) -> None:

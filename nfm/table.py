@@ -9,33 +9,35 @@ workers send to one of them.
 """
 
 import logging
-import math
-import os
-from functools import partial
 from typing import Protocol
 
 import numpy as np
 import torch
 
 from conf.schema import Config
-from nfm import kernels
+from nfm import row_kernels
 from nfm.batch import Batch, group
 from nfm.collectives import Collectives
 from nfm.lookup import Lookup, Rows, Upstream
-from nfm.row_optimizers import ROW_OPTIMIZERS, RowOptimizer, new_rows, step_rows
+from nfm.placement import choose_placement
+from nfm.row_optimizers import (
+    RowOptimizer,
+    new_optimizer,
+    new_rows,
+    squared_norm,
+    step_rows,
+)
 
 # Rows that share a random generator: any worker can make its own without making all the others'.
 _CHUNK_ROWS = 1 << 16
-# Two more collectives a step, in bytes that the network moves meanwhile (1 ms at 1 GB/s).
-_SHARDING_LATENCY_BYTES = 1 << 20
-# The share of a host's memory that its workers' tables and optimiser states may take.
-_MEMORY_SHARE = 0.5
+
+RowGradient = tuple[torch.Tensor, torch.Tensor]  # distinct rows [U], and their gradients [U, D]
 
 logger = logging.getLogger(__name__)
 
 
 class EmbeddingTable(Protocol):
-    """The table's part in a step: ``read``, then ``send`` the gradient, then ``learn`` or not.
+    """The table's part in a step: ``read``, ``send`` the gradient, ``receive``, ``learn`` or not.
 
     A prediction only reads.
 
@@ -66,8 +68,19 @@ class EmbeddingTable(Protocol):
         """Give the other workers the gradient of the batch that was read last."""
         ...
 
-    def learn(self, *, apply: bool) -> None:
-        """Step its rows by all workers' gradients; without ``apply`` only receive those."""
+    def receive(self, *, measured: bool) -> float:
+        """Add up all workers' gradients of this one's rows.
+
+        Args:
+            measured: Whether their norm is asked for.
+
+        Returns:
+            The squared norm of the gradient of all rows, alike on every worker; 0 if not measured.
+        """
+        ...
+
+    def learn(self, scale: float) -> None:
+        """Step its rows by their gradient times ``scale``, which is 1 where it was not measured."""
         ...
 
 
@@ -85,24 +98,33 @@ class ReplicatedTable:
 
     def read(self, batch: Batch, *, learning: bool) -> Rows:
         """The table itself, by global ids; those that will learn travel meanwhile."""
-        if learning and self.workers.size > 1:
-            self.ids_M = self.workers.gather_later(batch.groups.ids_U, "table.ids")
+        if learning:
+            self.ids_U = batch.groups.ids_U
+            if self.workers.size > 1:
+                self.ids_M = self.workers.gather_later(self.ids_U, "table.ids")
         return Rows(self.weight_RD, batch.ids_BS, index_U=None)
 
     def send(self, lookup: Lookup, upstream: Upstream) -> None:
         """Give the other workers the gradient of the batch that was read last."""
-        self.alone = partial(lookup.learn, upstream, self.optimizer)
+        self.lookup, self.upstream = lookup, upstream
         if self.workers.size > 1:
             self.grad_MD = self.workers.gather_later(lookup.gradient(upstream), "table.gradients")
 
-    def learn(self, *, apply: bool) -> None:
-        """Step its rows by all workers' gradients; without ``apply`` only receive those."""
+    def receive(self, *, measured: bool) -> float:
+        """Add up the gradients; one worker waits with it to ``learn``, unless it is measured."""
+        self.summed: RowGradient | None = None
         if self.workers.size > 1:
-            received = self.ids_M(), self.grad_MD()
-            if apply:
-                _step_merged(self.weight_RD, self.optimizer, *received)
-        elif apply:
-            self.alone()
+            self.summed = _sum_by_row(self.ids_M(), self.grad_MD())
+        elif measured:
+            self.summed = self.ids_U, self.lookup.gradient(self.upstream)
+        return squared_norm(self.summed[1]) if self.summed and measured else 0.0
+
+    def learn(self, scale: float) -> None:
+        """Step the rows; where their gradient was not added up yet, in the same sweep."""
+        if self.summed is None:
+            self.lookup.learn(self.upstream, self.optimizer)
+        else:
+            _step_scaled(self.weight_RD, self.optimizer, *self.summed, scale)
 
 
 class ShardedTable:
@@ -141,11 +163,18 @@ class ShardedTable:
             lookup.gradient(upstream), self.lengths, "table.gradients"
         )
 
-    def learn(self, *, apply: bool) -> None:
-        """Step the rows that workers read of this one, by their gradients."""
+    def receive(self, *, measured: bool) -> float:
+        """Add up the gradients of the rows that workers read of this one; the norm is of all."""
         grad_MD, _ = self.grad_MD()
-        if apply:
-            _step_merged(self.weight_RD, self.optimizer, self.asked_M, grad_MD)
+        self.summed = _sum_by_row(self.asked_M, grad_MD)
+        if not measured:
+            return 0.0
+        mine = torch.tensor([squared_norm(self.summed[1])], dtype=torch.float64)
+        return self.workers.sum(mine, "table.norm").item()
+
+    def learn(self, scale: float) -> None:
+        """Step the rows that workers read of this one."""
+        _step_scaled(self.weight_RD, self.optimizer, *self.summed, scale)
 
 
 def new_table(
@@ -159,11 +188,11 @@ def new_table(
 
     Factors are normal with deviation ``model.embedding_std``, linear weights 0.
     """
-    width = config.model.embedding_dim + 1
-    rule = ROW_OPTIMIZERS[config.train.optimizer.name]
+    width = config.model.factors + 1
+    rule = config.train.optimizer
     placement: str = config.train.placement
     if placement == "auto":
-        placement = _choose_placement(config, num_features, workers, device)
+        placement = choose_placement(config, num_features, workers, device)
         logger.info("embedding table: %d rows, %s", num_features, placement)
     shards, shard = (workers.size, workers.rank) if placement == "sharded" else (1, 0)
     rows = len(range(shard, num_features, shards))
@@ -177,58 +206,35 @@ def new_table(
         mine = torch.from_numpy(factors[first::shards]).to(weight_RD)
         at = (start + first) // shards
         weight_RD[at : at + len(mine), :-1] = mine * config.model.embedding_std
-    optimizer = rule(weight_RD, config.train.optimizer)
+    rate = rule.embedding_learning_rate or rule.learning_rate
+    optimizer = new_optimizer(weight_RD, rule, rate)
     if shards > 1:
         return ShardedTable(weight_RD, optimizer, workers, num_features)
     return ReplicatedTable(weight_RD, optimizer, workers)
 
 
-def bytes_per_step(num_workers: int, distinct: int, row_bytes: int) -> tuple[float, float]:
-    """What a worker receives in a step for the table: replicated, and sharded, in bytes.
-
-    Args:
-        num_workers: N.
-        distinct: Distinct ids that each worker brings.
-        row_bytes: Size of a row of the table.
-    """
-    others = num_workers - 1
-    replicated = others * distinct * (4 + row_bytes)
-    sharded = others / num_workers * distinct * (4 + 2 * row_bytes)
-    return replicated, sharded
-
-
-def _choose_placement(
-    config: Config, num_features: int, workers: Collectives, device: torch.device
-) -> str:
-    """Replicated where it fits the memory of every worker and does not cost more traffic."""
-    row_bytes = 4 * (config.model.embedding_dim + 1)
-    moments = {"adagrad": 1, "adam": 2}[config.train.optimizer.name]
-    if device.type == "cuda":
-        memory = torch.cuda.get_device_properties(device).total_memory
-    else:
-        pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        memory = pages // workers.local_size
-    too_large = num_features * row_bytes * (1 + moments) > memory * _MEMORY_SHARE
-    anywhere = workers.sum(torch.tensor([float(too_large)]), "table.too_large")
-    slots = sum(getattr(field, "max_length", 1) for field in config.fields)
-    share = math.ceil(config.train.batch_size / workers.size)
-    distinct = min(num_features, share * slots)
-    replicated, sharded = bytes_per_step(workers.size, distinct, row_bytes)
-    costly = replicated > sharded + _SHARDING_LATENCY_BYTES
-    return "sharded" if workers.size > 1 and (bool(anywhere) or costly) else "replicated"
-
-
-def _step_merged(
-    weight_RD: torch.Tensor, optimizer: RowOptimizer, index_M: torch.Tensor, grad_MD: torch.Tensor
-) -> None:
-    """Add up the gradients of the same row, in the order in which they came, and step it."""
+def _sum_by_row(index_M: torch.Tensor, grad_MD: torch.Tensor) -> RowGradient:
+    """Distinct rows and their gradients, each added up in the order in which its parts came."""
     groups = group(index_M)
-    if weight_RD.is_cuda:
+    if grad_MD.is_cuda:
         grad_UD = grad_MD.new_zeros(len(groups.ids_U), grad_MD.shape[1])
         grad_UD.index_add_(0, groups.inverse_N, grad_MD)
     else:
         grad_UD = torch.empty(len(groups.ids_U), grad_MD.shape[1], dtype=grad_MD.dtype)
-        kernels.sum_rows(
+        row_kernels.sum_rows(
             *(groups.start.numpy(), groups.positions_N.numpy(), grad_MD.numpy(), grad_UD.numpy())
         )
-    step_rows(weight_RD, optimizer, groups.ids_U, grad_UD)
+    return groups.ids_U, grad_UD
+
+
+def _step_scaled(
+    weight_RD: torch.Tensor,
+    optimizer: RowOptimizer,
+    index_U: torch.Tensor,
+    grad_UD: torch.Tensor,
+    scale: float,
+) -> None:
+    """Step distinct rows by their gradient times ``scale``, which it may write over."""
+    if scale != 1:
+        grad_UD *= scale
+    step_rows(weight_RD, optimizer, index_U, grad_UD)

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import logging
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from conf.errors import RunError
+from conf.errors import DataError, RunError
+from conf.evaluation import HIGHER_IS_BETTER
 from conf.manifest import Manifest, SplitSpec
 from conf.schema import Config
 from nfm.batch import Batch, num_slots
@@ -31,10 +31,13 @@ from nfm.collectives import Collectives
 from nfm.diagnosis import blame
 from nfm.epoch_plan import EpochPlan, plan_epoch
 from nfm.file_cache import FileCache
-from nfm.metrics import HIGHER_IS_BETTER, METRICS
+from nfm.metrics import metrics
+from nfm.objective import Objective
 from nfm.run_log import RunLog
+from nfm.schedule import factor_at
 from nfm.step import TrainStep
 from nfm.stream import stream_batches
+from nfm.tally import Tallier
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +98,7 @@ class Trainer:
     ) -> None:
         self.config, self.manifest, self.workers = config, manifest, workers
         self.log, self.step, self.stop_asked = log, step, stop_asked
+        self.objective = Objective.of(config, manifest)
         self.nothing = Batch.empty(num_slots(manifest.fields))
         self.checkpoints = run / CHECKPOINTS
         train = config.train
@@ -110,6 +114,7 @@ class Trainer:
         Raises:
             StoppedError: ``stop_asked`` said so on some worker; a checkpoint was written.
             NotFiniteError: Too many steps, or the validation, came out infinite or NaN.
+            DataError: The metric of early stopping does not exist on the validation rows.
             RunError: A checkpoint could not be written.
         """
         self._restore()
@@ -135,24 +140,24 @@ class Trainer:
         rate = rows / (time.monotonic() - began)
         self._average_statistics()
         loss = self.position.loss / self.manifest.splits["train"].rows
-        metrics = self._validate()
+        found = self._validate()
         stopping = self.config.train.early_stopping
         sign = 1.0 if HIGHER_IS_BETTER[stopping.metric] else -1.0
         at = replace(self.position, epoch=epoch + 1, done=(), loss=0.0)
         best = at.best_metrics.get(stopping.metric)
-        if best is None or sign * metrics[stopping.metric] > sign * best:
-            at = replace(at, best_epoch=epoch, best_step=at.step, best_metrics=metrics)
+        if best is None or sign * found[stopping.metric] > sign * best:
+            at = replace(at, best_epoch=epoch, best_step=at.step, best_metrics=found)
         self.position = at
         self.writer.write(self.step, at)
         if self.log:
-            valid = {f"valid_{name}": value for name, value in metrics.items()}
+            valid = {f"valid_{name}": value for name, value in found.items()}
             self.log.epoch(epoch, {"train_loss": loss, **valid, "rows_per_s": rate})
 
     def _train_epoch(self) -> int:
         """Take the steps that are left of the epoch; returns the rows of all workers in them."""
         train, rank, at = self.config.train, self.workers.rank, self.position
         split = self.manifest.splits["train"]
-        plan = self._plan(split, at)
+        plan, taken = self._plan(split, at), sum(phase.steps for phase in at.done)
         batches = stream_batches(
             plan.blocks[rank],
             self._paths(split),
@@ -165,20 +170,22 @@ class Trainer:
         every = train.checkpoint.every_steps
         with contextlib.closing(batches):
             for number in range(plan.steps):
-                self._take_step(next(batches, self.nothing), plan.rows_of_step(number))
+                progress = (at.epoch + (taken + number) / (taken + plan.steps)) / train.epochs
+                self._take_step(next(batches, self.nothing), plan.rows_of_step(number), progress)
                 self._say_progress(number + 1, plan.steps)
                 if every and self.position.step % every == 0 and number + 1 < plan.steps:
                     self._average_statistics()
                     self.writer.write(self.step, self.position)
         return sum(plan.rows)
 
-    def _take_step(self, batch: Batch, rows: tuple[int, ...]) -> None:
+    def _take_step(self, batch: Batch, rows: tuple[int, ...], progress: float) -> None:
         planned = rows[self.workers.rank]
         assert len(batch) == planned, f"{len(batch)} rows, planned {planned}"
         at, train = self.position, self.config.train
         entropy = (train.seed, at.step, self.workers.rank)
         torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))  # dropout
-        outcome = self.step(batch, sum(rows), stop=self.stop_asked())
+        factor = factor_at(train.optimizer.schedule, at.step, progress)
+        outcome = self.step(batch, sum(rows), factor=factor, stop=self.stop_asked())
         self.position = at.after_step(
             self.workers.size, outcome.loss if outcome.finite else 0.0, skipped=not outcome.finite
         )
@@ -219,23 +226,28 @@ class Trainer:
             group_for=self.step.table.shards if self.step.table.shards > 1 else None,
             cache=self.cache,
         )
-        logits, labels = [torch.zeros(0)], [torch.zeros(0)]
+        group_by = self.config.evaluate.group_by
+        tallier = Tallier(self.manifest.fields, [group_by] if group_by else [])
         with contextlib.closing(batches):
             for number in range(plan.steps):
                 batch = next(batches, self.nothing)
-                logits.append(self.step.predict(batch))
-                labels.append(batch.label_B)
+                tallier.add(self.step.predict(batch), batch)
                 self._say_progress(number, plan.steps)
-        gathered = [
-            self.workers.gather(torch.cat(part), f"valid.{name}").double().numpy()
-            for name, part in (("logits", logits), ("labels", labels))
-        ]
-        metrics = METRICS[self.config.task](*gathered)
-        if not all(map(math.isfinite, metrics.values())):
+        tally = tallier.tally().gathered(self.workers)
+        if not np.isfinite(tally.output_N).all():
             raise NotFiniteError(
-                f"validation came out as {metrics}: lower train.optimizer.learning_rate"
+                "the validation's predictions came out infinite or NaN: lower "
+                "train.optimizer.learning_rate"
             )
-        return metrics
+        found = metrics(tally, self.objective, self.manifest.field(group_by) if group_by else None)
+        decides = self.config.train.early_stopping.metric
+        if decides not in found:
+            raise DataError(
+                f"there is no {decides} on the validation rows: it compares rows of both classes "
+                f"(gauc: of one key), and there are none; choose another "
+                f"train.early_stopping.metric, or another split"
+            )
+        return found
 
     def _restore(self) -> None:
         """Go on from the newest checkpoint that is whole; rank 0 looks which."""

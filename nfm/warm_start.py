@@ -3,13 +3,13 @@
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.dataset as ds
 import torch
 
-from conf import storage
-from conf.manifest import VOCABULARY, Manifest
+from conf.manifest import Manifest
 from nfm.bundle import Bundle
 from nfm.step import TrainStep
+from nfm.table_model import TableModel
+from nfm.vocabulary import value_ids
 
 Indices = npt.NDArray[np.int64]
 
@@ -19,8 +19,9 @@ def warm_start(
 ) -> int:
     """Copy the embeddings of all values that the bundle knows, and its layers.
 
-    Values are matched field by field through both vocabularies. Fields that are encoded otherwise,
-    new values, and layers of another shape stay as they were initialised.
+    Values are matched field by field through both vocabularies. Fields that are encoded otherwise
+    and new values stay as they were initialised, and so do the layers, but for w0, where the model,
+    its shape or its fields are not the same.
 
     Args:
         step: The model and its table, at step 0; as wide as the bundle's.
@@ -37,12 +38,24 @@ def warm_start(
     mine = ours % table.shards == table.shard
     rows = torch.from_numpy(ours[mine] // table.shards)
     table.weight_RD[rows] = bundle.table_VD[torch.from_numpy(theirs[mine])].to(table.weight_RD)
-    before, now = bundle.model.state_dict(), step.model.state_dict()
-    if {name: tensor.shape for name, tensor in before.items()} == {
-        name: tensor.shape for name, tensor in now.items()
-    }:
-        step.model.load_state_dict(before)
+    if _has_layers_of(bundle, step.model, manifest):
+        step.model.load_state_dict(bundle.model.state_dict())
+    else:
+        step.model.bias.data.copy_(bundle.model.bias)
     return len(ours)
+
+
+def _has_layers_of(bundle: Bundle, model: TableModel, manifest: Manifest) -> bool:
+    """Whether each layer means the same in both: one model, on fields in the same order."""
+    ours, theirs = (
+        (
+            type(dense),
+            [field.name for field in fields],
+            {name: tensor.shape for name, tensor in dense.state_dict().items()},
+        )
+        for dense, fields in ((model, manifest.fields), (bundle.model, bundle.manifest.fields))
+    )
+    return ours == theirs
 
 
 def shared_features(
@@ -73,7 +86,4 @@ def shared_features(
 
 def _ids(directory: str, field: str, name: str) -> pa.Table:
     """Values of a field and their ids."""
-    fs, plain = storage.filesystem(f"{directory}/{VOCABULARY}")
-    files = ds.dataset(fs.glob(f"{plain}/*.parquet"), filesystem=fs)
-    table = files.to_table(columns=["value", "id"], filter=ds.field("field") == field)
-    return table.rename_columns(["value", name])
+    return value_ids(directory, field).rename_columns(["value", name])

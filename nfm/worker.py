@@ -51,12 +51,11 @@ class StopSignal:
         self._asked = True
 
 
-def main() -> None:
-    """Join the other workers and train."""
-    run, descriptor = Path(sys.argv[1]), int(sys.argv[2])
+def main(run: str, descriptor: int) -> None:
+    """Join the other workers and train; the descriptor gets the reason of a failure."""
     faulthandler.register(signal.SIGUSR1)  # a launcher asks so where a worker hangs
     try:
-        _train(run, load_config(str(run / CONFIG)))
+        _train(Path(run), load_config(f"{run}/{CONFIG}"))
     except Exception as raised:
         error = raised
         if isinstance(raised, OSError):
@@ -89,7 +88,7 @@ def _train(run: Path, config: Config) -> None:
     logger.info("computes on %s", device)
     log = RunLog(run) if workers.rank == 0 else None
     manifest = read_manifest(str(run))
-    step = build_step(config, manifest.num_features, workers, device=device)
+    step = build_step(config, manifest.fields, workers, device=device)
     if config.train.init_from:
         bundle = load_bundle(config.train.init_from)
         rows = warm_start(step, manifest, config.features.path, bundle, config.train.init_from)
@@ -102,4 +101,4 @@ def _train(run: Path, config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1], int(sys.argv[2]))

@@ -9,9 +9,20 @@ import pyarrow.parquet as pq
 import yaml
 
 from conf.loader import load_config
+from conf.manifest import FieldSpec
 from conf.schema import Config
 
 DS = "2026-01-02"
+# Every optimiser with and without state, as overrides of the configuration.
+OPTIMIZERS = {
+    "adagrad": ("train.optimizer.name=adagrad",),
+    "adam": ("train.optimizer.name=adam",),
+    "sgd": ("train.optimizer.name=sgd",),
+    "momentum": ("train.optimizer.name=sgd", "train.optimizer.momentum=0.9"),
+}
+# JVMs of tests live for seconds, on few cores: thorough compilation, and collecting garbage on
+# several threads, do not pay.
+JVM_OPTIONS = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 
 
 def raw_table(rows: int, seed: int = 0) -> pa.Table:
@@ -83,9 +94,31 @@ def settings(root: Path) -> dict[str, Any]:
         "score": {"raw": {"path": f"{root}/tonight"}, "path": f"{root}/scores"},
         "spark": {
             "master": "local[2]",
-            "conf": {"spark.ui.enabled": "false", "spark.sql.shuffle.partitions": "2"},
+            "conf": {
+                "spark.ui.enabled": "false",
+                "spark.sql.shuffle.partitions": "2",
+                "spark.driver.extraJavaOptions": JVM_OPTIONS,
+            },
         },
     }
+
+
+def plain_fields(num_features: int, *lengths: int) -> list[FieldSpec]:
+    """Fields of so many values per row, the first of which has nearly all features."""
+    cardinalities = [num_features - len(lengths) + 1, *[1] * (len(lengths) - 1)]
+    offsets = np.cumsum([0, *cardinalities])
+    return [
+        FieldSpec(
+            name=f"f{number}",
+            kind="multi_valued" if length > 1 else "categorical",
+            source=f"f{number}",
+            is_expr=False,
+            cardinality=cardinalities[number],
+            offset=int(offsets[number]),
+            length=length,
+        )
+        for number, length in enumerate(lengths)
+    ]
 
 
 def write_config(root: Path) -> Path:

@@ -14,7 +14,8 @@ def main() -> None:
     target = ROOT / "dist" / f"nfm_pipeline-{pyproject['project']['version']}.zip"
     target.parent.mkdir(exist_ok=True)
     with zipfile.ZipFile(target, "w") as archive:
-        for source in sorted(p for package in PACKAGES for p in (ROOT / package).rglob("*.py")):
+        modules = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+        for source in sorted([*modules, *ROOT.glob("conf/presets/*.yaml")]):
             # A ZipInfo made by hand carries neither the file's time nor its mode.
             entry = zipfile.ZipInfo(source.relative_to(ROOT).as_posix())
             entry.external_attr = 0o644 << 16

@@ -22,7 +22,7 @@ NEWEST = "newest"
 _MAY_DIFFER = {
     *("train.launcher", "train.hosts", "train.num_workers", "train.threads_per_worker"),
     *("train.placement", "train.cache", "train.checkpoint", "train.work_path"),
-    *("train.max_restarts", "train.restart_backoff_s", "train.stall_timeout_s", "spark"),
+    *("train.max_restarts", "train.restart_backoff_s", "train.stall_timeout_s", "spark", "tune"),
 }
 
 logger = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ def run_to_resume(config: Config, manifest: Manifest, model_id: str) -> Path:
         raise ConfigError(f"no training '{model_id}' in '{work}'; see what is there")
     if bundle := _published(run, config):
         raise ConfigError(f"training '{model_id}' is finished: its bundle is '{bundle}'")
-    if differing := _differing_keys(load_config(str(run / CONFIG)), config):
+    if differing := differing_keys(load_config(str(run / CONFIG)), config):
         raise ConfigError(
             f"the config is not that of '{run}': {', '.join(differing)} differ; "
             f"resume with --config {run / CONFIG}, or train anew"
@@ -89,7 +89,7 @@ def _newest(work: Path, config: Config) -> Path:
     unfinished = [run for run in begun if not _published(run, config)]
     for run in unfinished:
         with contextlib.suppress(ConfigError):  # of another version, with other keys
-            if not _differing_keys(load_config(str(run / CONFIG)), config):
+            if not differing_keys(load_config(str(run / CONFIG)), config):
                 return run
     if unfinished:
         return unfinished[0]  # to be refused, with the keys that differ
@@ -105,7 +105,8 @@ def _published(run: Path, config: Config) -> str | None:
     return bundle if storage.exists(f"{bundle}/{MANIFEST}") else None
 
 
-def _differing_keys(one: Config, other: Config) -> list[str]:
+def differing_keys(one: Config, other: Config) -> list[str]:
+    """The dotted keys of what makes two trainings two."""
     first, second = (_by_key(config.model_dump(mode="json")) for config in (one, other))
     return [key for key in first | second if first.get(key) != second.get(key)]
 

@@ -20,7 +20,7 @@ from nfm.launch.progress import Progress
 from nfm.launch.run_directory import how_to_go_on, locked
 from nfm.lifeline import Lifelines
 from nfm.run_log import PROGRESS
-from nfm.trainer import Result
+from nfm.trainer import NotFiniteError, Result
 from nfm.worker import CONFIG, RESULT, STOP
 
 LOG = "workers.log"
@@ -87,6 +87,7 @@ def launch(
     *,
     resume: bool = False,
     start: StartGang = start_horovodrun,
+    again: str | None = None,
 ) -> Result:
     """Train, with as many attempts as ``train.max_restarts`` allows, each from the last checkpoint.
 
@@ -96,9 +97,11 @@ def launch(
         run: Its directory, which gets both, the logs and the checkpoints.
         resume: Whether the directory is that of an earlier run, which goes on.
         start: Starts the workers.
+        again: What to say of how to go on, if not that ``jobs.train --resume`` does.
 
     Raises:
         ConfigError: Another process trains in this directory.
+        NotFiniteError: The training diverged.
         RunError: The attempts failed, or SIGTERM came; says how to go on.
         PipelineError: A worker refused the config or the data, as it said.
         KeyboardInterrupt: Ctrl-C; says how to go on.
@@ -111,8 +114,9 @@ def launch(
         write_manifest(str(run), manifest)
         try:
             _attempts(config, run, start, stop)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(how_to_go_on(run)) from None
+        except (RunError, RuntimeError, KeyboardInterrupt) as ended:
+            said = "; ".join([*ended.args, again or how_to_go_on(run)])
+            raise type(ended)(said) from None
     return _result(run)
 
 
@@ -144,10 +148,12 @@ def _attempts(config: Config, run: Path, start: StartGang, stop: StopRequest) ->
 def _as_error(failure: Failure, attempts: int, run: Path) -> Exception:
     if failure.exit_code in _FINAL:
         return BY_EXIT_CODE[failure.exit_code](failure.message)
+    cls = BY_EXIT_CODE.get(failure.exit_code, RuntimeError)
+    if cls is RunError and not failure.mendable:  # nothing else that happens to a run is final
+        cls = NotFiniteError
     tried = f" {attempts} times, at last" if attempts > 1 else ""
-    return BY_EXIT_CODE.get(failure.exit_code, RuntimeError)(
-        f"training stopped{tried}: {failure.message}. Nothing was published; see {run / LOG}; "
-        f"{how_to_go_on(run)}"
+    return cls(
+        f"training stopped{tried}: {failure.message}. Nothing was published; see {run / LOG}"
     )
 
 

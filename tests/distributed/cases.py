@@ -1,8 +1,10 @@
 """Steps that any number of workers must take alike."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from nfm.batch import Batch
@@ -10,9 +12,11 @@ from nfm.checkpoint import Position, read_tensors
 from nfm.checkpoint_writer import CheckpointWriter
 from nfm.collectives import Collectives
 from nfm.step import build_step
-from tests.data import make_config
+from nfm.tally import Tally, merge
+from tests.data import OPTIMIZERS, make_config, plain_fields
 
 NUM_FEATURES, SLOTS = 50, 6
+FIELDS = plain_fields(NUM_FEATURES, 1, 3, 1, 1)
 WORLDS = (2, 3, 4)
 PLACEMENTS = ("replicated", "sharded")
 STOP_AFTER = 3  # steps, in the middle of the first epoch
@@ -31,22 +35,29 @@ _PENALTIES = (
     "train.l2={embedding: 1e-2, linear: 1e-2, dense: 1e-2}",
     "weight=importance",
 )
+_RECIPE = (
+    *_PENALTIES,
+    "train.optimizer.clip_norm=2",
+    "train.optimizer.weight_decay=0.1",
+    "train.optimizer.embedding_learning_rate=0.03",
+)
 _EVEN = ((16, 16, 16, 16),) * 4
 _UNEVEN = ((16, 9, 4, 20), (3, 16, 8, 1), (16, 1, 5, 16), (7, 7, 7, 7))
 _ONE_EMPTY = ((16, 16, 16, 16), (16, 0, 9, 0), (0, 5, 0, 0), (1, 0, 0, 0))
 
 CASES = {
     f"{optimizer}-{placement}-{name}": Case(
-        (f"train.optimizer.name={optimizer}", f"train.placement={placement}", *overrides), rows
+        (*OPTIMIZERS[optimizer], f"train.placement={placement}", *overrides), rows
     )
     for placement in PLACEMENTS
     for optimizers, name, overrides, rows in (
-        (("adagrad", "adam"), "even", (), _EVEN),
+        (OPTIMIZERS, "even", (), _EVEN),
         (("adagrad", "adam"), "uneven", (), _UNEVEN),
         (("adagrad", "adam"), "empty", (), _ONE_EMPTY),
         (("adagrad", "adam"), "penalties", _PENALTIES, _UNEVEN),
+        (("adam", "momentum"), "recipe", _RECIPE, _ONE_EMPTY),
         (("adagrad",), "deep", ("model.hidden=[8, 8, 4]",), _UNEVEN),
-        (("adam",), "plain", ("model.batch_norm=none",), _ONE_EMPTY),
+        (("adam",), "plain", ("model.batch_norm=none", "train.loss=squared"), _ONE_EMPTY),
         (
             ("adagrad",),
             "regression",
@@ -55,6 +66,12 @@ CASES = {
         ),
     )
     for optimizer in optimizers
+} | {
+    f"{model}-{placement}": Case(
+        (f"model.name={model}", f"train.placement={placement}", *_PENALTIES), _ONE_EMPTY
+    )
+    for placement in PLACEMENTS
+    for model in ("lr", "fm", "fnn", "wide_deep", "deep_cross")
 }
 
 
@@ -68,7 +85,7 @@ def run_case(case: Case, workers: Collectives, world_size: int, root: Path) -> t
     scratch.mkdir()
     config = make_config(scratch, "model.dropout=0.0", *case.overrides)
     writer = CheckpointWriter(root, workers, keep=1, timeout_s=60.0)
-    step = build_step(config, NUM_FEATURES, workers, dtype=torch.float64)
+    step = build_step(config, FIELDS, workers, dtype=torch.float64)
     generator = torch.Generator().manual_seed(11)
     losses = []
     for rows in case.rows:
@@ -93,6 +110,17 @@ def everything(checkpoint: Path) -> dict[str, torch.Tensor]:
             whole[number :: len(rows)] = part
         tensors[name] = whole
     return tensors
+
+
+def tally_of_ranks(ranks: Iterable[int]) -> Tally:
+    """Predictions of some ranks, many of them tied; rank 1 has none."""
+    tallies = []
+    for rank in ranks:
+        rng = np.random.default_rng(rank)
+        rows = 0 if rank == 1 else 400
+        output, label, user = (rng.integers(0, high, rows) for high in (90, 2, 7))
+        tallies.append(Tally.of(output / 7 - 6, label, {"user": user}))
+    return merge(tallies)
 
 
 def _batch(rows: int, generator: torch.Generator) -> Batch:

@@ -39,6 +39,7 @@ def write_features(config: Config, files: Sequence[int], valid_files: Sequence[i
         keys=config.keys,
         label=config.label,
         weight=config.weight,
+        label_range=[0.0, 1.0] if config.task == "regression" else None,
         fields=fields,
         num_features=offset,
         splits=splits,

@@ -2,8 +2,9 @@
 
 Usage: python -m tests.distributed.worker DIRECTORY. Takes the steps of every case, and leaves a
 checkpoint of each as ``<case>/`` with the losses that each rank r saw as ``<case>/rank-<r>.json``.
-Then trains in every ``fit-*`` directory that holds a ``config.yaml``; and in every ``stop-*`` until
-rank 0 asks to stop, whose copy ``resumed-*`` goes on.
+Leaves the metrics of all ranks' predictions as each rank r has them, as ``metrics-<r>.json``.
+Then trains in every ``fit-*`` directory that holds a ``config.yaml``, and in ``again-*``, there in
+float32; and in every ``stop-*`` until rank 0 asks to stop, whose copy ``resumed-*`` goes on.
 """
 
 import json
@@ -18,16 +19,23 @@ from conf.loader import load_config
 from conf.manifest import read_manifest
 from nfm.collectives import Collectives
 from nfm.distributed import HorovodWorkers
+from nfm.metrics import metrics
+from nfm.objective import Objective
 from nfm.step import build_step
 from nfm.trainer import StoppedError, Trainer
-from tests.distributed.cases import CASES, STOP_AFTER, run_case
+from tests.distributed.cases import CASES, STOP_AFTER, run_case, tally_of_ranks
 
 
-def fit(directory: Path, workers: Collectives, stop_after: int | None = None) -> None:
-    """A whole training in float64, out of Parquet; leaves checkpoints and ``result.json``."""
+def fit(
+    directory: Path,
+    workers: Collectives,
+    stop_after: int | None = None,
+    dtype: torch.dtype = torch.float64,
+) -> None:
+    """A whole training out of Parquet; leaves checkpoints and ``result.json``."""
     config = load_config(f"{directory}/config.yaml")
     manifest = read_manifest(config.features.path)
-    step = build_step(config, manifest.num_features, workers, dtype=torch.float64)
+    step = build_step(config, manifest.fields, workers, dtype=dtype)
 
     def asked() -> bool:
         return workers.rank == 0 and trainer.position.step + 1 == stop_after
@@ -59,8 +67,13 @@ def main() -> None:
     for name, case in CASES.items():
         losses = run_case(case, workers, workers.size, directory / name)
         (directory / name / f"rank-{workers.rank}.json").write_text(json.dumps(losses.tolist()))
+    tally = tally_of_ranks([workers.rank]).gathered(workers)
+    found = metrics(tally, Objective("binary", "logistic"))
+    (directory / f"metrics-{workers.rank}.json").write_text(json.dumps(found))
     for path in sorted(directory.glob("fit-*")):
         fit(path, workers)
+    for path in sorted(directory.glob("again-*")):
+        fit(path, workers, dtype=torch.float32)
     for path in sorted(directory.glob("stop-*")):
         stop_and_go_on(path, workers)
     workers.close()

@@ -1,10 +1,9 @@
 """Jobs and workers that are cut short: exit code, bundle, going on. `make faults` has more."""
 
 import re
+import shutil
 import signal
 from pathlib import Path
-
-import pytest
 
 from tests.data import write_config
 from tests.e2e.conftest import Undisturbed
@@ -38,24 +37,36 @@ def test_a_training_that_is_stopped_and_loses_a_worker_ends_as_one_left_alone(
     assert not (resumed.run / "checkpoints").exists()
 
 
-@pytest.mark.parametrize(("event", "code"), [("Ctrl-C", 130), ("SIGTERM", 4)])
-def test_a_build_that_is_cut_short(root: Path, event: str, code: int) -> None:
-    features = root / "features"
-    before = {path: path.read_bytes() for path in features.rglob("*") if path.is_file()}
-    job = start_job("build_features", "--config", str(write_config(root)), "--overwrite")
+def test_builds_that_are_cut_short(root: Path, tmp_path: Path) -> None:
+    """Both at once, for most of the time their JVMs are starting."""
+    jobs = {}
+    for event in SIGNALS:
+        features = shutil.copytree(root / "features", tmp_path / event)
+        place = ("--set", f"features.path={features}/v1", "--overwrite")
+        jobs[event] = start_job("build_features", "--config", str(write_config(root)), *place)
     try:
-        wait_until(lambda: list(features.glob(".v1.staging-*/vocabulary")), "the vocabulary")
-        job.send_signal(SIGNALS[event])
-        output, _ = job.communicate(timeout=TIMEOUT_S)
+        for event, job in jobs.items():
+            pattern = f"{event}/.v1.staging-*/vocabulary"
+            wait_until(lambda pattern=pattern: list(tmp_path.glob(pattern)), "the vocabulary")
+            job.send_signal(SIGNALS[event])
+        outputs = {event: job.communicate(timeout=TIMEOUT_S)[0] for event, job in jobs.items()}
     finally:
-        job.kill()
-    assert (job.returncode, "what was under way was not published" in output) == (code, True), (
-        output
-    )
-    assert "Traceback" not in output
-    after = {path: path.read_bytes() for path in features.rglob("*") if path.is_file()}
-    assert after == before
-    assert [path.name for path in features.iterdir()] == ["v1"]
+        for job in jobs.values():
+            job.kill()
+    before = whole(root / "features")
+    for event, code in (("Ctrl-C", 130), ("SIGTERM", 4)):
+        output = outputs[event]
+        assert "what was under way was not published" in output, output
+        assert jobs[event].returncode == code
+        assert "Traceback" not in output
+        assert whole(tmp_path / event) == before
+        assert [path.name for path in (tmp_path / event).iterdir()] == ["v1"]
+
+
+def whole(directory: Path) -> dict[str, bytes]:
+    """Every file below it."""
+    files = (path for path in directory.rglob("*") if path.is_file())
+    return {str(path.relative_to(directory)): path.read_bytes() for path in files}
 
 
 def test_a_terminal_shows_the_progress_of_an_epoch(undisturbed: Undisturbed) -> None:

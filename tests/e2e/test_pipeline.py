@@ -12,12 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from pyspark.sql import SparkSession
+from sklearn.metrics import roc_auc_score
 
 from conf.manifest import read_manifest
 from jobs import build_features, evaluate, pipeline, score, train
 from nfm.bundle import load_bundle
 from nfm.epoch_plan import Block
-from nfm.metrics import auc, probability
+from nfm.objective import probability
 from nfm.predict import predict_logits
 from nfm.stream import stream_batches
 from tests.data import DS, raw_table, write_config, write_raw
@@ -117,7 +118,7 @@ def test_served_scores_equal_trained_predictions_to_the_last_bit(done: Outcome, 
     }
     rows = served.to_pylist()
     found = np.array([labels[row["user"], row["item"]] for row in rows], dtype=np.float64)
-    assert auc(served["score"].to_numpy(), found) > 0.6
+    assert roc_auc_score(found, served["score"].to_numpy()) > 0.6
 
 
 def test_the_report_is_that_of_all_test_rows(done: Outcome, root: Path) -> None:
@@ -135,12 +136,32 @@ def test_the_bundle_holds_the_best_epoch(done: Outcome, job: JobCaller, root: Pa
     metrics = json.loads(path.read_text())
     assert metrics["auc"] == max(line["valid_auc"] for line in lines)
     assert metrics["auc"] == lines[metrics["best_epoch"]]["valid_auc"]
-    assert job(evaluate, "--overwrite", "--set", "evaluate.split=valid").code == 0
+    sets = ("evaluate.split=valid", "evaluate.segments=[device, age]", "evaluate.group_by=user")
+    outcome = job(evaluate, *(part for item in sets for part in ("--set", item)), "--overwrite")
+    assert outcome.code == 0, outcome.err
     (report,) = root.glob("reports/*-valid/report.json")
     found = json.loads(report.read_text())
     assert {name: found[name] for name in ("auc", "logloss", "rmse")} == pytest.approx(
         {name: metrics[name] for name in ("auc", "logloss", "rmse")}, abs=1e-6
     )
+    valid = pq.read_table(f"{root}/features/v1/valid").to_pandas()
+    devices = {row["value"]: (row["rows"], row["positives"]) for row in found["segments"]["device"]}
+    assert devices.keys() == {"a", "b", "c", "missing"}
+    nowhere = valid[valid["device"] == 0]
+    assert devices["missing"] == (len(nowhere), nowhere["label"].sum())
+    assert sum(rows for rows, _ in devices.values()) == len(valid)
+    assert sum(row["rows"] for row in found["reliability"]) == len(valid)
+    assert re.search(r"^  device missing +auc 0\.\d{4}, rmse ", outcome.out, re.MULTILINE)
+    assert re.search(r"^  valid gauc_keys +\d+$", outcome.out, re.MULTILINE)
+
+
+def test_a_bundle_is_a_base_to_build_from(done: Outcome, job: JobCaller, root: Path) -> None:
+    (bundle,) = (root / "models").iterdir()
+    arguments = ("--dry-run", "--overwrite", "--base", str(bundle))
+    outcome = job(build_features, *arguments)
+    assert outcome.code == 0, outcome.err
+    outcome = job(build_features, *arguments, "--set", "fields.4.num_buckets=5")
+    assert (outcome.code, "field 'age': fitting is" in outcome.err) == (2, True), outcome
 
 
 def test_scoring_again_gives_the_same_partition(done: Outcome, job: JobCaller, root: Path) -> None:
@@ -288,7 +309,10 @@ def test_a_weighted_regression_goes_all_the_way(
     assert re.search(r"test rmse +\d+\.\d{4}", outcome.out)
     scores = pq.read_table(tmp_path / f"scores/ds={DS}")["score"].to_numpy()
     assert len(scores) == 800
-    assert scores.max() > 5, "a value, no probability"
+    (path,) = tmp_path.glob("reports/*/report.json")
+    assert "auc" not in json.loads(path.read_text())
+    assert scores.min() >= 20, "the least label of the training rows"
+    assert 5 < scores.max() <= 30, "a value, no probability; at most the greatest label"
 
 
 def test_a_pipeline_checks_the_score_table_before_it_starts(

@@ -1,17 +1,22 @@
 """Steps that a GPU and the compiled loops of the processor must take alike."""
 
+from collections.abc import Sequence
+
 import torch
 
+from conf.manifest import FieldSpec
 from conf.schema import Config
 from nfm.batch import Batch
 from nfm.checkpoint import dense_tensors, table_tensors
 from nfm.collectives import Alone
 from nfm.step import TrainStep, build_step
+from tests.data import OPTIMIZERS, plain_fields
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 NUM_FEATURES, SLOTS, ROWS = 300, 6, 200
+OF_ROWS = plain_fields(NUM_FEATURES, 1, 2, 1, 2)
 # Where batch norm makes a gradient zero, Adam divides its rounding by the root of its square.
-EXACT = {"adagrad": 1e-9, "adam": 1e-7}
+EXACT = {**dict.fromkeys(OPTIMIZERS, 1e-9), "adam": 1e-7}
 
 
 def random_batch(generator: torch.Generator, rows: int = ROWS) -> Batch:
@@ -45,11 +50,12 @@ def assert_same(found: TrainStep, expected: TrainStep, *, exact: float) -> None:
     torch.testing.assert_close(tensors_of(found), tensors_of(expected), atol=exact, rtol=exact)
 
 
-def both(config: Config, dtype: torch.dtype = torch.float64) -> tuple[TrainStep, TrainStep]:
+def both(
+    config: Config, dtype: torch.dtype = torch.float64, fields: Sequence[FieldSpec] = OF_ROWS
+) -> tuple[TrainStep, TrainStep]:
     """The same step on the GPU and in the compiled loops."""
     gpu, cpu = (
-        build_step(config, NUM_FEATURES, Alone(), dtype=dtype, device=device)
-        for device in (GPU, CPU)
+        build_step(config, fields, Alone(), dtype=dtype, device=device) for device in (GPU, CPU)
     )
     assert gpu.table.weight_RD.is_cuda
     assert all(parameter.is_cuda for parameter in gpu.model.parameters())

@@ -15,12 +15,13 @@ from nfm.checkpoint_writer import CheckpointWriter
 from nfm.collectives import Alone
 from nfm.diagnosis import blame
 from nfm.step import build_step
-from tests.data import make_config
+from tests.data import OPTIMIZERS, make_config, plain_fields
 from tests.distributed.features import write_features
 from tests.gpu.steps import (
     EXACT,
     GPU,
     NUM_FEATURES,
+    OF_ROWS,
     assert_same,
     both,
     random_batch,
@@ -31,6 +32,7 @@ from tests.gpu.steps import (
 if not torch.cuda.is_available():
     pytest.skip("torch sees no GPU", allow_module_level=True)
 
+MODELS = ("lr", "fm", "fnn", "wide_deep", "deep_cross")
 CASES = {
     "batch_norm": (),
     "no_batch_norm": ("model.batch_norm=none",),
@@ -40,19 +42,23 @@ CASES = {
         "train.l1={embedding: 1e-3, linear: 2e-3, dense: 3e-3}",
         "train.l2={embedding: 1e-2, linear: 2e-2, dense: 3e-2}",
     ),
+    "recipe": (
+        "train.optimizer.embedding_learning_rate=0.02",
+        "train.optimizer.weight_decay=0.1",
+        "train.optimizer.clip_norm=0.1",
+    ),
+    **{name: (f"model.name={name}", "model.dropout=0.2") for name in MODELS},
     "regression": ("task=regression", "train.early_stopping.metric=rmse"),
 }
 
 
-@pytest.mark.parametrize("optimizer", ["adagrad", "adam"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("case", CASES)
 def test_steps_and_predictions_equal_the_compiled_loops(
     tmp_path: Path, optimizer: str, case: str
 ) -> None:
     """With dropout, too: the masks are the same on every device."""
-    config = make_config(
-        tmp_path, f"train.optimizer.name={optimizer}", "model.dropout=0.0", *CASES[case]
-    )
+    config = make_config(tmp_path, *OPTIMIZERS[optimizer], "model.dropout=0.0", *CASES[case])
     gpu, cpu = both(config)
     assert take_steps(gpu, 5) == pytest.approx(take_steps(cpu, 5), rel=EXACT[optimizer])
     assert_same(gpu, cpu, exact=EXACT[optimizer])
@@ -64,7 +70,7 @@ def test_steps_and_predictions_equal_the_compiled_loops(
 @pytest.mark.parametrize("optimizer", ["adagrad", "adam"])
 def test_float32_equals_the_compiled_loops_within_rounding(tmp_path: Path, optimizer: str) -> None:
     """Adam makes whole steps of the rounding of those gradients that batch norm makes zero."""
-    overrides = [f"train.optimizer.name={optimizer}", "train.optimizer.learning_rate=0.01"]
+    overrides = [*OPTIMIZERS[optimizer], "train.optimizer.learning_rate=0.01"]
     if optimizer == "adam":
         overrides.append("model.batch_norm=none")
     gpu, cpu = both(make_config(tmp_path, *overrides), torch.float32)
@@ -76,7 +82,7 @@ def test_bf16_trains_as_float32_does(tmp_path: Path) -> None:
     losses = {}
     for precision in ("float32", "bf16"):
         config = make_config(tmp_path, f"train.precision={precision}")
-        step = build_step(config, NUM_FEATURES, Alone(), device=GPU)
+        step = build_step(config, OF_ROWS, Alone(), device=GPU)
         losses[precision] = take_steps(step, 300)
         assert {tensor.dtype for tensor in table_tensors(step).values()} == {torch.float32}
         assert {parameter.dtype for parameter in step.model.parameters()} == {torch.float32}
@@ -106,11 +112,11 @@ def test_a_batch_is_copied_while_the_gpu_is_busy(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("written_on", ["gpu", "cpu"])
-@pytest.mark.parametrize("optimizer", ["adagrad", "adam"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_checkpoint_goes_on_on_the_other_device(
     tmp_path: Path, written_on: str, optimizer: str
 ) -> None:
-    config = make_config(tmp_path, f"train.optimizer.name={optimizer}")
+    config = make_config(tmp_path, *OPTIMIZERS[optimizer])
     before, after = both(config) if written_on == "gpu" else reversed(both(config))
     take_steps(before, 2)
     writer = CheckpointWriter(tmp_path / "checkpoints", Alone(), keep=1, timeout_s=60.0)
@@ -129,7 +135,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_names_its_cause(tmp_path:
     batch = random_batch(torch.Generator().manual_seed(3))
     batch = replace(batch, ids_BS=batch.ids_BS[:, :1].clone(), x_BS=batch.x_BS[:, :1].clone())
     batch.x_BS[7] = float("inf")
-    gpu, cpu = both(config)
+    gpu, cpu = both(config, fields=plain_fields(NUM_FEATURES, 1))
     before = tensors_of(gpu)
     for step in (gpu, cpu):
         assert not step(batch, len(batch)).finite

@@ -16,9 +16,9 @@ from nfm.launch.supervisor import LOG, launch
 from nfm.step import build_step
 from nfm.table import ShardedTable
 from nfm.trainer import Trainer
-from tests.data import make_config
+from tests.data import OPTIMIZERS, make_config
 from tests.distributed.features import write_features
-from tests.gpu.steps import CPU, EXACT, GPU, NUM_FEATURES, assert_same, take_steps
+from tests.gpu.steps import CPU, EXACT, GPU, NUM_FEATURES, OF_ROWS, assert_same, take_steps
 
 if not torch.cuda.is_available():
     pytest.skip("torch sees no GPU", allow_module_level=True)
@@ -62,14 +62,14 @@ def test_collectives(workers: HorovodWorkers, dtype: torch.dtype, rows: int) -> 
         assert lengths == [rows]
 
 
-@pytest.mark.parametrize("optimizer", ["adagrad", "adam"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_sharded_table_equals_the_compiled_loops(
     tmp_path: Path, workers: HorovodWorkers, optimizer: str
 ) -> None:
     """Of one shard: ids, rows and gradients make their way through NCCL, to itself."""
-    config = make_config(tmp_path, f"train.optimizer.name={optimizer}", "model.bi_dropout=0.2")
-    gpu = build_step(config, NUM_FEATURES, workers, dtype=torch.float64, device=GPU)
-    cpu = build_step(config, NUM_FEATURES, Alone(), dtype=torch.float64, device=CPU)
+    config = make_config(tmp_path, *OPTIMIZERS[optimizer], "model.bi_dropout=0.2")
+    gpu = build_step(config, OF_ROWS, workers, dtype=torch.float64, device=GPU)
+    cpu = build_step(config, OF_ROWS, Alone(), dtype=torch.float64, device=CPU)
     whole = gpu.table
     gpu.table = ShardedTable(whole.weight_RD, whole.optimizer, workers, NUM_FEATURES)
     assert take_steps(gpu, 5) == pytest.approx(take_steps(cpu, 5), rel=EXACT[optimizer])
@@ -84,7 +84,7 @@ def test_a_training_by_the_launcher_equals_one_on_the_processor(tmp_path: Path) 
     manifest = write_features(config, [700, 300, 450], [230, 170])
     found = launch(config, manifest, tmp_path / "gpu")
     assert "computes on cuda:0" in (tmp_path / "gpu" / LOG).read_text()
-    step = build_step(config, manifest.num_features, Alone(), device=CPU)
+    step = build_step(config, manifest.fields, Alone(), device=CPU)
     (tmp_path / "cpu").mkdir()
     expected = Trainer(config, manifest, Alone(), tmp_path / "cpu", None, step).fit()
     assert (found.best_epoch, found.rows) == (expected.best_epoch, expected.rows)

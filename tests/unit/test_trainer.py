@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from conf.manifest import Manifest, read_manifest
+from conf.errors import DataError
+from conf.manifest import read_manifest
 from conf.schema import Config
 from conf.training import CheckpointConfig
 from nfm.checkpoint import Tensors, list_checkpoints, read_position, read_weights
@@ -27,7 +28,8 @@ TRAIN_FILES, VALID_FILES = [70, 300, 10, 142, 50, 33], [60, 7, 40]
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
     sets = ("train.epochs=3", "model.dropout=0.2", "train.shuffle_rows=120", "weight=importance")
-    config = make_config(tmp_path, *sets)
+    schedule = "train.optimizer.schedule={warmup_steps: 7, decay: linear}"
+    config = make_config(tmp_path, *sets, "train.optimizer.name=adam", schedule)
     write_features(config, TRAIN_FILES, VALID_FILES)
     return config
 
@@ -43,7 +45,7 @@ def trainer(
 ) -> Trainer:
     run.mkdir(exist_ok=True)
     manifest = read_manifest(config.features.path)
-    step = build_step(config, manifest.num_features, Alone())
+    step = build_step(config, manifest.fields, Alone())
     return Trainer(config, manifest, Alone(), run, RunLog(run), step, stop_asked)
 
 
@@ -86,6 +88,31 @@ def test_a_finished_training_has_nothing_left_to_do(config: Config, tmp_path: Pa
     assert again.fit() == expected
 
 
+@pytest.mark.parametrize(
+    ("metric", "best"),
+    [("gauc", max), ("normalised_entropy", min)],
+)
+def test_any_metric_decides_which_epoch_is_kept(
+    tmp_path: Path, metric: str, best: Callable[[list[float]], float]
+) -> None:
+    sets = ("train.optimizer.learning_rate=0.5", "train.early_stopping.patience=2")
+    sets += (f"train.early_stopping.metric={metric}", "evaluate.group_by=user", "train.epochs=4")
+    config = make_config(tmp_path, *sets)
+    write_features(config, TRAIN_FILES, VALID_FILES)
+    result = trainer(config, tmp_path / "run").fit()
+    lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
+    values = [json.loads(line)[f"valid_{metric}"] for line in lines]
+    assert result.metrics[metric] == best(values) == values[result.best_epoch]
+    assert len(values) == min(4, result.best_epoch + 3)
+
+
+def test_a_metric_that_does_not_exist_cannot_decide(tmp_path: Path) -> None:
+    config = make_config(tmp_path, "train.epochs=1")
+    write_features(config, [100], [1])
+    with pytest.raises(DataError, match="there is no auc on the validation rows"):
+        trainer(config, tmp_path / "run").fit()
+
+
 def test_a_damaged_checkpoint_is_passed_over(
     config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -103,9 +130,10 @@ def test_a_damaged_checkpoint_is_passed_over(
     assert_same(tmp_path / "stopped", tmp_path / "through", result, expected)
 
 
-def spoil(manifest: Manifest, config: Config, value: float, column: str = "price") -> str:
+def spoil(config: Config, value: float, column: str = "price", split: str = "train") -> str:
     """Put a value into a column of numbers in one row; returns the file."""
-    path = f"{config.features.path}/{manifest.splits['train'].files[3].path}"
+    manifest = read_manifest(config.features.path)
+    path = f"{config.features.path}/{manifest.splits[split].files[-1].path}"
     table = pq.read_table(path)
     numbers = table[column].to_numpy().copy()
     numbers[17] = value
@@ -127,7 +155,7 @@ def spoil(manifest: Manifest, config: Config, value: float, column: str = "price
 def test_a_value_that_is_not_finite_is_named(
     config: Config, tmp_path: Path, column: str, value: float, named: str
 ) -> None:
-    path = spoil(read_manifest(config.features.path), config, value, column)
+    path = spoil(config, value, column)
     with pytest.raises(NotFiniteError) as raised:
         trainer(config, tmp_path / "run").fit()
     message = str(raised.value)
@@ -136,9 +164,15 @@ def test_a_value_that_is_not_finite_is_named(
     assert "in step " in message
 
 
+def test_a_validation_that_is_not_finite_ends_the_training(config: Config, tmp_path: Path) -> None:
+    spoil(config, math.nan, split="valid")
+    with pytest.raises(NotFiniteError, match="the validation's predictions"):
+        trainer(config, tmp_path / "run").fit()
+
+
 def test_steps_that_are_not_finite_can_be_left_out(config: Config, tmp_path: Path) -> None:
     """Within the budget of one an epoch the weights stay finite; one fewer is too few."""
-    spoil(read_manifest(config.features.path), config, float("nan"))
+    spoil(config, math.nan)
     result = trainer(changed(config, max_skipped_steps=3), tmp_path / "enough").fit()
     assert result.epochs == 3
     assert all(torch.isfinite(tensor).all() for tensor in weights(tmp_path / "enough").values())

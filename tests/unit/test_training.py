@@ -7,6 +7,7 @@ import torch
 
 from conf.errors import ConfigError, DataError, RunError
 from conf.manifest import write_manifest
+from nfm.batch import field_of_slots
 from nfm.bundle import load_bundle, new_model_id, resolve_bundle, write_bundle
 from nfm.checkpoint import (
     Position,
@@ -21,14 +22,14 @@ from nfm.checkpoint import (
 from nfm.checkpoint_writer import CheckpointWriter
 from nfm.collectives import Alone
 from nfm.epoch_plan import Phase
-from nfm.lookup import read_rows
+from nfm.lookup import read_pooled
 from nfm.predict import predict_logits
 from nfm.step import TrainStep, build_step
-from tests.data import make_config
+from tests.data import OPTIMIZERS, make_config
 from tests.unit.test_manifest import manifest
 from tests.unit.test_step import ROWS, random_batch
 
-FEATURES = manifest().num_features
+FEATURES, FIELDS = manifest().num_features, manifest().fields
 
 
 def steps(step: TrainStep, seed: int, number: int) -> None:
@@ -47,14 +48,12 @@ def weights_of(step: TrainStep) -> Tensors:
     }
 
 
-@pytest.mark.parametrize("optimizer", ["adagrad", "adam"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_restored_checkpoint_goes_on_as_if_nothing_happened(
     tmp_path: Path, optimizer: str
 ) -> None:
-    config = make_config(
-        tmp_path, f"train.optimizer.name={optimizer}", "model.dropout=0.0", "train.seed=4"
-    )
-    through = build_step(config, FEATURES, Alone(), dtype=torch.float64)
+    config = make_config(tmp_path, *OPTIMIZERS[optimizer], "model.dropout=0.0", "train.seed=4")
+    through = build_step(config, FIELDS, Alone(), dtype=torch.float64)
     steps(through, 0, 3)
     writer = CheckpointWriter(tmp_path / "c", Alone(), 2, 60.0)
     writer.write(through, Position(step=3, epoch=1, done=(Phase(1, 3),), best_metrics={"auc": 0.5}))
@@ -66,7 +65,7 @@ def test_a_restored_checkpoint_goes_on_as_if_nothing_happened(
     assert read_position(checkpoint) == Position(
         step=3, epoch=1, done=(Phase(1, 3),), best_metrics={"auc": 0.5}
     )
-    resumed = build_step(config, FEATURES, Alone(), dtype=torch.float64)
+    resumed = build_step(config, FIELDS, Alone(), dtype=torch.float64)
     restore(resumed, checkpoint)
     steps(resumed, 1, 3)
     expected = state_of(through)
@@ -75,7 +74,7 @@ def test_a_restored_checkpoint_goes_on_as_if_nothing_happened(
 
 
 def test_the_newest_checkpoints_are_kept_and_the_best_that_they_know(tmp_path: Path) -> None:
-    step = build_step(make_config(tmp_path), FEATURES, Alone())
+    step = build_step(make_config(tmp_path), FIELDS, Alone())
     writer = CheckpointWriter(tmp_path / "c", Alone(), 2, 60.0)
     for number, best in ((1, 1), (2, 1), (3, 1), (4, 4), (5, 4)):
         writer.write(step, Position(step=number, best_step=best))
@@ -92,7 +91,7 @@ def test_the_newest_checkpoints_are_kept_and_the_best_that_they_know(tmp_path: P
 )
 @pytest.mark.parametrize("harm", ["cut", "changed", "removed"])
 def test_a_damaged_checkpoint_is_recognised(tmp_path: Path, name: str, harm: str) -> None:
-    step = build_step(make_config(tmp_path), FEATURES, Alone())
+    step = build_step(make_config(tmp_path), FIELDS, Alone())
     writer = CheckpointWriter(tmp_path / "c", Alone(), 2, 60.0)
     writer.write(step, Position(step=1))
     writer.wait()
@@ -108,7 +107,7 @@ def test_a_damaged_checkpoint_is_recognised(tmp_path: Path, name: str, harm: str
 
 
 def test_a_checkpoint_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
-    step = build_step(make_config(tmp_path), FEATURES, Alone())
+    step = build_step(make_config(tmp_path), FIELDS, Alone())
     (tmp_path / "c").write_text("no directory")
     writer = CheckpointWriter(tmp_path / "c", Alone(), 2, 60.0)
     writer.write(step, Position(step=1))
@@ -123,7 +122,7 @@ def bundle(tmp_path: Path) -> tuple[Path, TrainStep]:
     vocabulary.mkdir(parents=True)
     (vocabulary / "part-0.parquet").write_bytes(b"copied as it is")
     write_manifest(config.features.path, manifest())
-    step = build_step(config, FEATURES, Alone())
+    step = build_step(config, FIELDS, Alone())
     steps(step, 0, 2)
     path = tmp_path / "models" / new_model_id(config)
     write_bundle(str(path), config, manifest(), weights_of(step), {"auc": 0.7})
@@ -135,7 +134,8 @@ def test_a_bundle_predicts_what_the_trained_model_did(bundle: tuple[Path, TrainS
     batch = random_batch(torch.Generator().manual_seed(9), FEATURES, torch.float32)
     step.model.eval()
     with torch.no_grad():
-        expected = step.model(*read_rows(step.table.weight_RD, batch.ids_BS, batch.x_BS))
+        read = read_pooled(step.table.weight_RD, batch.ids_BS, batch.x_BS, field_of_slots(FIELDS))
+        expected = step.model(*read)
     found = predict_logits(load_bundle(str(path)), batch.ids_BS, batch.x_BS)
     assert found.tolist() == expected.tolist()
     names = {"model.safetensors", "config.yaml", "metrics.json", "README.md", "vocabulary"}
@@ -148,7 +148,7 @@ def test_features_built_anew_meanwhile_publish_nothing(tmp_path: Path) -> None:
     Path(config.features.path, "vocabulary").mkdir(parents=True)
     newer = manifest().model_copy(update={"created_at": "2026-02-02T00:00:00+00:00"})
     write_manifest(config.features.path, newer)
-    weights = weights_of(build_step(config, FEATURES, Alone()))
+    weights = weights_of(build_step(config, FIELDS, Alone()))
     with pytest.raises(RunError, match="was built anew"):
         write_bundle(f"{tmp_path}/models/id", config, manifest(), weights, {})
     assert list((tmp_path / "models").iterdir()) == []

@@ -92,11 +92,11 @@ def test_known_rows_are_copied_and_the_others_are_new(
     before, their_path, now, our_path = both
     config = make_config(tmp_path, f"train.placement={placement}")
     torch.manual_seed(5)
-    table_VD = torch.randn(before.num_features, config.model.embedding_dim + 1)
-    model = build_model(config.model, Alone())
+    table_VD = torch.randn(before.num_features, config.model.factors + 1)
+    model = build_model(config.model, before.fields, Alone())
     bundle = Bundle("old", config, before, model, table_VD)
     workers = Three() if placement == "sharded" else Alone()
-    fresh, step = (build_step(config, now.num_features, workers) for _ in range(2))
+    fresh, step = (build_step(config, now.fields, workers) for _ in range(2))
     assert isinstance(step.table, ShardedTable) == (placement == "sharded")
     assert warm_start(step, now, our_path, bundle, their_path) == len(by_hand())
     shards, shard = step.table.shards, step.table.shard
@@ -106,19 +106,38 @@ def test_known_rows_are_copied_and_the_others_are_new(
             assert torch.equal(row, table_VD[by_hand()[index]])
         else:
             assert torch.equal(row, fresh.table.weight_RD[index // shards])
+    assert torch.equal(step.model.bias, model.bias)
+
+
+def test_layers_are_copied_on_the_same_fields(
+    tmp_path: Path, both: tuple[Manifest, str, Manifest, str]
+) -> None:
+    before, their_path, _, _ = both
+    config = make_config(tmp_path)
+    table_VD = torch.zeros(before.num_features, config.model.factors + 1)
+    torch.manual_seed(5)
+    model = build_model(config.model, before.fields, Alone())
+    step = build_step(config, before.fields, Alone())
+    warm_start(step, before, their_path, Bundle("old", config, before, model, table_VD), their_path)
     for name, tensor in model.state_dict().items():
         assert torch.equal(step.model.state_dict()[name], tensor)
 
 
-def test_layers_of_another_shape_stay_new(
+def test_an_fnn_takes_the_embeddings_and_w0_of_an_fm(
     tmp_path: Path, both: tuple[Manifest, str, Manifest, str]
 ) -> None:
     before, their_path, now, our_path = both
-    config = make_config(tmp_path)
-    other = make_config(tmp_path, "model.hidden=[3]")
-    table_VD = torch.zeros(before.num_features, config.model.embedding_dim + 1)
-    bundle = Bundle("old", other, before, build_model(other.model, Alone()), table_VD)
-    fresh, step = (build_step(config, now.num_features, Alone()) for _ in range(2))
+    config = make_config(tmp_path, "model.name=fnn")
+    other = make_config(tmp_path, "model.name=fm")
+    table_VD = torch.ones(before.num_features, config.model.factors + 1)
+    model = build_model(other.model, before.fields, Alone())
+    model.bias.data.fill_(0.3)
+    bundle = Bundle("old", other, before, model, table_VD)
+    fresh, step = (build_step(config, now.fields, Alone()) for _ in range(2))
     warm_start(step, now, our_path, bundle, their_path)
+    copied = [(row == 1).all().item() for row in step.table.weight_RD]
+    assert [i for i, same in enumerate(copied) if same] == sorted(by_hand())
+    assert step.model.bias.item() == pytest.approx(0.3)
     for name, tensor in fresh.model.state_dict().items():
-        assert torch.equal(step.model.state_dict()[name], tensor)
+        if name != "bias":
+            assert torch.equal(step.model.state_dict()[name], tensor)

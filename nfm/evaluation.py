@@ -1,0 +1,141 @@
+"""A bundle judged on all rows of a split: metrics, a reliability table, segments."""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from conf.errors import ConfigError, RunError
+from conf.evaluation import EvaluateConfig, check_grouping
+from conf.manifest import MISSING, FieldSpec, Manifest
+from nfm.bundle import Bundle
+from nfm.epoch_plan import Block
+from nfm.metrics import by_group, metrics, reliability
+from nfm.objective import Objective
+from nfm.predict import BATCH_ROWS, check_vocabulary, predict_logits
+from nfm.stream import stream_batches
+from nfm.tally import Tallier, Tally
+from nfm.vocabulary import value_ids
+
+Table = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a bundle came to; docs/metrics.md says what each figure means.
+
+    Attributes:
+        metrics: By name.
+        reliability: A row per bin; empty where scores are no probabilities.
+        segments: Per field that was asked for, a row per value, those with most rows first.
+    """
+
+    metrics: dict[str, float]
+    reliability: Table
+    segments: dict[str, Table]
+
+
+def evaluate_split(
+    bundle: Bundle, features: str, manifest: Manifest, config: EvaluateConfig
+) -> Evaluation:
+    """Judge a bundle on all rows of a split, each counted once.
+
+    Args:
+        bundle: The model.
+        features: Directory of the features.
+        manifest: Its manifest.
+        config: Says which split, and what to group its rows by.
+
+    Raises:
+        ConfigError: Rows cannot be grouped by a field.
+        DataError: The features were encoded with another vocabulary than the bundle's.
+        RunError: The model's outputs are infinite or NaN.
+    """
+    check_evaluable(bundle, features, manifest, config)
+    objective = Objective.of(bundle.config, bundle.manifest)
+    tally = _tally(bundle, features, manifest, config)
+    if not np.isfinite(tally.output_N).all():
+        raise RunError(f"bundle '{bundle.model_id}' predicts infinity or NaN; train again")
+    table = reliability(tally, objective) if objective.probabilistic else {}
+    segments = {}
+    for name in config.segments:
+        columns = by_group(tally, objective, name)
+        names = value_names(features, manifest.field(name), columns["id"])
+        order = np.argsort(-columns["rows"], kind="stable")
+        columns = {"value": names, **columns}
+        segments[name] = _table({name: column[order] for name, column in columns.items()})
+    group_by = manifest.field(config.group_by) if config.group_by else None
+    return Evaluation(metrics(tally, objective, group_by), _table(table), segments)
+
+
+def check_evaluable(
+    bundle: Bundle, features: str, manifest: Manifest, config: EvaluateConfig
+) -> None:
+    """Refuse features that the bundle does not know, or cannot be judged on as asked.
+
+    Raises:
+        ConfigError: Rows cannot be grouped by a field.
+        DataError: The features were encoded with another vocabulary than the bundle's.
+    """
+    check_vocabulary(bundle, manifest, features)
+    if manifest.task != "binary" and config.group_by:
+        raise ConfigError("evaluate.group_by: GAUC goes with a binary task")
+    try:
+        check_grouping(config.grouping, manifest.fields)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def value_names(features: str, field: FieldSpec, ids: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """What the ids of a field stand for, in words.
+
+    Args:
+        features: Directory with the vocabulary.
+        field: The field: of one id per row.
+        ids: Local ids [n].
+
+    Returns:
+        Text [n]: values as the vocabulary has them, buckets as ``[from, to)``; ``missing``,
+        ``unknown``, and ``bucket 7`` of a hash.
+    """
+    known: dict[int, str] = {}
+    if field.has_vocabulary:
+        table = value_ids(features, field.name)
+        known = dict(zip(table["id"].to_pylist(), table["value"].to_pylist(), strict=True))
+    elif field.kind == "bucketised":
+        bounds = pairwise(["-inf", *(f"{edge:g}" for edge in field.edges), "inf"])
+        known = {field.first_known + i: f"[{low}, {high})" for i, (low, high) in enumerate(bounds)}
+
+    def name(number: int) -> str:
+        if number == MISSING:
+            return "missing"
+        return known.get(number, "unknown" if field.has_vocabulary else f"bucket {number}")
+
+    return np.array([name(number) for number in ids.tolist()], dtype=object)
+
+
+def _tally(bundle: Bundle, features: str, manifest: Manifest, config: EvaluateConfig) -> Tally:
+    files = manifest.splits[config.split].files
+    paths = [f"{features}/{file.path}" for file in files]
+    blocks = [Block((index,), file.rows, entropy=None) for index, file in enumerate(files)]
+    tallier = Tallier(manifest.fields, config.grouping)
+    for batch in stream_batches(blocks, paths, manifest.fields, batch_rows=BATCH_ROWS):
+        tallier.add(torch.from_numpy(predict_logits(bundle, batch.ids_BS, batch.x_BS)), batch)
+    return tallier.tally()
+
+
+def _table(columns: dict[str, npt.NDArray[Any]]) -> Table:
+    """Rows for a report: what does not exist (NaN) is left out."""
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    return [
+        {
+            name: value
+            for name, value in zip(columns, row, strict=True)
+            if not (isinstance(value, float) and math.isnan(value))
+        }
+        for row in rows
+    ]
