@@ -15,6 +15,7 @@ from pyspark.sql import functions as F
 from conf.errors import DataError
 from conf.fields import FieldConfig, VocabularyOptions
 from conf.manifest import UNKNOWN, VOCABULARY
+from feature_eng.spark_errors import first_line
 
 _SCHEMA = "field string, value string, id int, count bigint, first_seen date, last_seen date"
 _COLUMNS = [column.split()[0] for column in _SCHEMA.split(", ")]
@@ -126,15 +127,17 @@ def read_vocabulary(spark: SparkSession, directory: str, expected: str | None = 
         expected: The fingerprint that the manifest speaks of; None where there is none yet.
 
     Raises:
-        DataError: It is missing or unreadable, or not the expected one.
+        DataError: It is missing, or not the expected one.
     """
     path = f"{directory}/{VOCABULARY}"
     try:
-        vocabulary = measured(spark.read.schema(_SCHEMA).parquet(path))
-    except (PySparkException, Py4JJavaError):
+        entries = spark.read.schema(_SCHEMA).parquet(path)
+    except (PySparkException, Py4JJavaError) as error:
         raise DataError(
-            f"no readable vocabulary at '{path}'; restore it or build the features again"
+            f"no readable vocabulary at '{path}' ({first_line(error)}); restore it or build the "
+            f"features again"
         ) from None
+    vocabulary = measured(entries)  # a file that cannot be read is named by Spark
     if expected is not None and vocabulary.fingerprint != expected:
         raise DataError(
             f"the vocabulary in '{directory}' has fingerprint {vocabulary.fingerprint}, its "

@@ -3,6 +3,7 @@
 import re
 import shutil
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.data import write_config
@@ -39,25 +40,26 @@ def test_a_training_that_is_stopped_and_loses_a_worker_ends_as_one_left_alone(
 
 def test_builds_that_are_cut_short(root: Path, tmp_path: Path) -> None:
     """Both at once, for most of the time their JVMs are starting."""
-    jobs = {}
-    for event in SIGNALS:
+    config = str(write_config(root))
+
+    def cut_short(event: str) -> tuple[int, str]:
         features = shutil.copytree(root / "features", tmp_path / event)
         place = ("--set", f"features.path={features}/v1", "--overwrite")
-        jobs[event] = start_job("build_features", "--config", str(write_config(root)), *place)
-    try:
-        for event, job in jobs.items():
-            pattern = f"{event}/.v1.staging-*/vocabulary"
-            wait_until(lambda pattern=pattern: list(tmp_path.glob(pattern)), "the vocabulary")
+        job = start_job("build_features", "--config", config, *place)
+        try:
+            wait_until(lambda: list(features.glob(".v1.staging-*/vocabulary")), "the vocabulary")
             job.send_signal(SIGNALS[event])
-        outputs = {event: job.communicate(timeout=TIMEOUT_S)[0] for event, job in jobs.items()}
-    finally:
-        for job in jobs.values():
+            output, _ = job.communicate(timeout=TIMEOUT_S)
+        finally:
             job.kill()
+        return job.returncode, output
+
     before = whole(root / "features")
-    for event, code in (("Ctrl-C", 130), ("SIGTERM", 4)):
-        output = outputs[event]
-        assert "what was under way was not published" in output, output
-        assert jobs[event].returncode == code
+    with ThreadPoolExecutor() as threads:
+        ends = dict(zip(SIGNALS, threads.map(cut_short, SIGNALS), strict=True))
+    for event, expected in (("Ctrl-C", 130), ("SIGTERM", 4)):
+        code, output = ends[event]
+        assert (code, "what was under way was not published" in output) == (expected, True), output
         assert "Traceback" not in output
         assert whole(tmp_path / event) == before
         assert [path.name for path in (tmp_path / event).iterdir()] == ["v1"]
