@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from conf.errors import ConfigError
 from conf.loader import dump_config, load_config
@@ -142,3 +143,16 @@ def test_a_preset_counts_where_the_file_names_nothing(tmp_path: Path) -> None:
     assert load_config(str(tmp_path / "resolved.yaml")) == config
     with pytest.raises(ConfigError, match=r"preset: there is no 'nope', there are nfm_paper"):
         make_config(tmp_path, "preset=nope")
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "conf/presets").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_every_preset_makes_a_config(tmp_path: Path, path: Path) -> None:
+    data = yaml.safe_load(write_config(tmp_path).read_text())
+    for section, values in yaml.safe_load(path.read_text()).items():
+        for key in values:  # the preset must say it
+            data[section].pop(key, None)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(data | {"preset": path.stem}))
+    config = load_config(str(tmp_path / "config.yaml"))
+    assert (config.model.name, config.train.path) == ("nfm", data["train"]["path"])
