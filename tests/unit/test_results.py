@@ -1,4 +1,6 @@
-from benchmarks.results import Trained, floors, page
+from dataclasses import replace
+
+from benchmarks.results import Summary, Trained, floors, page
 
 AUC = {
     "lr": 0.77,
@@ -9,6 +11,8 @@ AUC = {
     "nfm-1": 0.791,
 }
 RMSE = {"lr": 0.70, "fm": 0.60, "wide_deep": 0.61, "deep_cross": 0.62, "nfm-0": 0.60, "nfm-1": 0.59}
+# What the peer's metric has more than ours.
+PEER = {"lr": 0.004, "fm": -0.0019, "deep_cross": 0.002, "nfm-0": -0.003}
 
 
 def found() -> list[Trained]:
@@ -29,6 +33,7 @@ def found() -> list[Trained]:
             },
             trials=8,
             config=f"{model}/best.yaml",
+            peer=test[model] + 0.002 * seed + PEER.get(model, 0.0),
         )
         for protocol, metric, test in (("ratings", "auc", AUC), ("implicit", "rmse", RMSE))
         for model in test
@@ -52,18 +57,48 @@ def test_the_page_is_that_of_the_trainings() -> None:
     assert "| nfm-1 | adam 0.002 | 0.00012 | [64] |" in lines
 
 
+def test_a_peer_is_better_by_more_than_noise_or_not() -> None:
+    lines = page(found()).splitlines()
+    first, second = (at for at, line in enumerate(lines) if line.startswith("| test"))
+    # Each mean of two seeds 0.002 apart has a standard error of 0.001; of a difference, 0.0014.
+    assert lines[first : first + 8] == [
+        "| test auc of | ours | FuxiCTR's | difference | noise | ours is |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        "| lr | 0.7710 ± 0.0014 | 0.7750 ± 0.0014 | -0.0040 | 0.0028 | **worse** |",
+        "| fm | 0.7860 ± 0.0014 | 0.7841 ± 0.0014 | +0.0019 | 0.0028 | within noise |",
+        "| wide_deep | 0.7810 ± 0.0014 | 0.7810 ± 0.0014 | +0.0000 | 0.0028 | within noise |",
+        "| deep_cross | 0.7810 ± 0.0014 | 0.7830 ± 0.0014 | -0.0020 | 0.0028 | within noise |",
+        "| nfm-0 | 0.7910 ± 0.0014 | 0.7880 ± 0.0014 | +0.0030 | 0.0028 | better |",
+        "| nfm-1 | 0.7920 ± 0.0014 | 0.7920 ± 0.0014 | +0.0000 | 0.0028 | within noise |",
+    ]
+    assert [line.split(" | ")[-1] for line in lines[second + 2 : second + 8]] == [
+        *("better |", "within noise |", "within noise |", "within noise |", "**worse** |"),
+        "within noise |",
+    ]
+
+
+def test_three_close_seeds_are_no_proof() -> None:
+    lr = [replace(run, test={"auc": 0.77}, peer=0.7719) for run in found()[:2]]
+    assert Summary(lr).beside_peer()[2:] == ["-0.0019", "0.0020", "within noise"]
+    assert Summary([replace(run, peer=0.7721) for run in lr]).beside_peer()[-1] == "**worse**"
+    missing = [lr[0], replace(lr[1], peer=None)]
+    assert Summary(missing).beside_peer()[1:] == ["-", "-", "-", "**did not train**"]
+
+
 def test_floors_hold_or_fail() -> None:
     assert floors(found()).splitlines() == [
         "- ratings: nfm-1 has test auc 0.7920, at least 0.790: holds",
         "- ratings: nfm-1 has test auc 0.7920, at least fm (0.7860): holds",
+        "- ratings: every model is within noise of FuxiCTR's or better: **fails** for lr",
         "- implicit: nfm-1 has test rmse 0.5910, below fm (0.6010): holds",
         "- implicit: nfm-1 has test rmse 0.5910, below wide_deep (0.6110): holds",
         "- implicit: nfm-1 has test rmse 0.5910, below deep_cross (0.6210): holds",
+        "- implicit: every model is within noise of FuxiCTR's or better: **fails** for nfm-0",
     ]
     AUC["nfm-1"], RMSE["nfm-1"] = 0.78, 0.605  # now nfm-0 is the best on the validation rows
     assert [line.rpartition(": ")[2] for line in floors(found()).splitlines()] == [
-        *("holds", "holds"),
-        *("**fails**", "holds", "holds"),
+        *("holds", "holds", "**fails** for lr"),
+        *("**fails**", "holds", "holds", "**fails** for nfm-0"),
     ]
     AUC["nfm-0"] = 0.781
     assert "nfm-0 has test auc 0.7820, at least 0.790: **fails**" in floors(found())
