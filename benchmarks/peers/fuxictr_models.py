@@ -114,7 +114,8 @@ class Model(BaseModel):
             self.pooling = InnerProductInteraction(fields, output)
         if self.name == "deep_cross":
             width = fields * factors
-            blocks = (ResidualBlock(width, *own, model) for own in zip(hidden, dropouts, strict=True))
+            sizes = zip(hidden, dropouts, strict=True)
+            blocks = [ResidualBlock(width, *size, model) for size in sizes]
             self.deep = nn.Sequential(*blocks, nn.Linear(width, 1))
         elif self.name in ("nfm", "wide_deep", "fnn"):
             inputs = {"nfm": factors, "wide_deep": fields * factors, "fnn": fields * (factors + 1)}
@@ -227,10 +228,9 @@ def main(place: Path, pretrained: Path | None = None) -> None:
         assert not model.load_state_dict(weights, strict=False).unexpected_keys
     clip = train["optimizer"]["clip_norm"] or math.inf
     model.fit(rows["train"], train["epochs"], rows["valid"], max_gradient_norm=clip)
-    found = {split: model.evaluate(rows[split]) for split in ("valid", "test")}
-    (place / "result.json").write_text(
-        json.dumps({split: value for split, (value,) in zip(found, map(dict.values, found.values()))})
-    )
+    (monitor,) = model.validation_metrics
+    found = {split: model.evaluate(rows[split])[monitor] for split in ("valid", "test")}
+    (place / "result.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":
