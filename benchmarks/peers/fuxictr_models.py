@@ -220,8 +220,9 @@ def main(place: Path, pretrained: Path | None = None) -> None:
     rows = {split: Rows(features, manifest, split, train) for split in manifest["splits"]}
     torch.set_num_threads(train["threads_per_worker"])
     seed_everything(train["seed"])
-    scale = float(os.environ.get("SCALE", "1"))
-    penalty = train["l2"]["embedding"] * scale
+    # Its penalty is on all features in each step, ours on those that a row holds.
+    share = len(manifest["fields"]) / manifest["num_features"]
+    penalty = train["l2"]["embedding"] * share
     model = Model(feature_map(manifest), settings, place, penalty)
     if pretrained:
         weights = torch.load(pretrained / f"{_WEIGHTS}.model")
