@@ -2,9 +2,9 @@
 
 For each protocol (conf/reproduce/ratings.yaml, implicit.yaml) and model (models.yaml) a study finds
 hyperparameters on the validation rows, three seeds train with the best ones, and the test rows
-judge them; so do FuxiCTR's models, in .venv-peers, with the same hyperparameters and seeds. As many
-trainings run at a time as there are cores. What is done is not done again: kill it at any time, and
-run it again.
+judge them. FuxiCTR trains four of the models, in .venv-peers, with the same hyperparameters and
+seeds. As many trainings run at a time as there are cores. What is done is not done again: kill it
+at any time, and run it again.
 """
 
 import argparse
@@ -27,7 +27,7 @@ import yaml
 from benchmarks import machine, results
 from benchmarks.beside import train_beside
 from benchmarks.report import write_docs
-from benchmarks.results import COMMAND, Trained
+from benchmarks.results import COMMAND, COMPARED, Trained
 from conf import storage
 from conf.errors import ConfigError
 from conf.loader import load_config, value_of
@@ -130,12 +130,11 @@ def _tune_and_train(
         theirs = {
             seed: train_beside(of_seed, _peer(place, seed), _pretrained(root, own, seed))
             for seed, of_seed in configs.items()
+            if model in COMPARED
         }
     chosen = {key: value_of(load_config(best), key) for key in config.tune.space}
     about = (chosen, config.tune.trials, best)
-    return [
-        Trained(protocol, model, seed, *ours[seed], *about, peer=theirs[seed]) for seed in SEEDS
-    ]
+    return [Trained(protocol, model, seed, *ours[seed], *about, theirs.get(seed)) for seed in SEEDS]
 
 
 def _settings(path: str, place: Path, own: dict[str, Any]) -> list[str]:
