@@ -118,7 +118,9 @@ def _tune_and_train(
         contextlib.redirect_stdout(log),
         contextlib.redirect_stderr(log),
     ):
-        config = load_config(path, [*_settings(path, place, own), *_start(root, own, 1), *sets])
+        config = load_config(
+            path, [*study_settings(path, place, own), *_start(root, own, 1), *sets]
+        )
         tune.run(config, _OPTIONS)
         assert config.tune
         best = f"{config.tune.path}/{BEST}"
@@ -137,7 +139,7 @@ def _tune_and_train(
     return [Trained(protocol, model, seed, *ours[seed], *about, theirs.get(seed)) for seed in SEEDS]
 
 
-def _settings(path: str, place: Path, own: dict[str, Any]) -> list[str]:
+def study_settings(path: str, place: Path, own: dict[str, Any]) -> list[str]:
     """What tells a model's study from those of the others."""
     tune_section = load_config(path).tune
     assert tune_section

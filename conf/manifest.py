@@ -46,6 +46,9 @@ class FieldSpec(Section):
     weighting: Literal["one", "mean", "sqrt"] = Field(
         "mean", description="Multi-valued: x of each of n values is 1, 1/n or 1/sqrt(n)."
     )
+    fitting: str | None = Field(
+        None, description="Numeric and bucketised: by what scales or edges are fitted, or these."
+    )
     edges: list[float] = Field([], description="Bucketised: lower edges of all but the first.")
     clip: list[float | None] | None = Field(None, description="Numeric: least and greatest value.")
     log1p: bool = Field(False, description="Numeric: whether log(1 + x) follows.")

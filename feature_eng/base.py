@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
 
 from conf.errors import ConfigError
 from conf.manifest import CONFIGURED, FieldSpec, Manifest, read_manifest
-from feature_eng.vocabulary import check_fingerprint, read_vocabulary
+from feature_eng.vocabulary import Vocabulary, read_vocabulary
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Base:
     """
 
     manifest: Manifest
-    vocabulary: DataFrame
+    vocabulary: Vocabulary
 
     def field(self, name: str) -> FieldSpec | None:
         """A field as it was fitted; None if there was none of the name."""
@@ -32,25 +32,31 @@ def read_base(spark: SparkSession, directory: str, fields: Sequence[FieldSpec]) 
 
     Args:
         spark: The session.
-        directory: Theirs.
+        directory: Theirs; or a bundle, which holds what is needed of those it was trained on.
         fields: The fields as they are configured now.
 
     Raises:
-        ConfigError: A field is configured otherwise than then: its ids would change their meaning.
+        ConfigError: A field is configured otherwise than then: its ids or its x would change
+            their meaning.
         DataError: They are missing or damaged.
     """
-    base = Base(read_manifest(directory), read_vocabulary(spark, directory))
-    check_fingerprint(base.vocabulary, base.manifest.vocabulary_fingerprint, directory)
+    manifest = read_manifest(directory)
+    known = {field.name: field for field in manifest.fields}
     for field in fields:
-        before = base.field(field.name)
-        if before is None:
-            continue
-        for key in CONFIGURED:
-            now, then = getattr(field, key), getattr(before, key)
-            if now != then and key != "length":  # lists may be cut elsewhere
-                raise ConfigError(
-                    f"field '{field.name}': {key} is {now!r}, but {then!r} in the base "
-                    f"'{directory}', whose ids would mean something else; give the field another "
-                    f"name, or build without --base"
-                )
-    return base
+        if before := known.get(field.name):
+            _refuse_changes(field, before, directory)
+    return Base(manifest, read_vocabulary(spark, directory, manifest.vocabulary_fingerprint))
+
+
+def _refuse_changes(field: FieldSpec, before: FieldSpec, directory: str) -> None:
+    compared = [key for key in CONFIGURED if key != "length"]  # lists may be cut elsewhere
+    if before.fitting is not None:  # older manifests do not say
+        compared.append("fitting")
+    for key in compared:
+        now, then = getattr(field, key), getattr(before, key)
+        if now != then:
+            raise ConfigError(
+                f"field '{field.name}': {key} is {now!r}, but {then!r} in the base "
+                f"'{directory}', whose ids and x would mean something else; put it back, give "
+                f"the field another name, or build without --base"
+            )

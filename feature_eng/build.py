@@ -31,13 +31,7 @@ from feature_eng.encode import local_ids
 from feature_eng.fields import fitted_specs, unfitted_specs, with_rates
 from feature_eng.profile import Profile, read_profile, statistics
 from feature_eng.raw import KEYS, read_raw, rows_of_days
-from feature_eng.vocabulary import (
-    fingerprint,
-    fit_vocabulary,
-    read_vocabulary,
-    vocabulary_sizes,
-    write_vocabulary,
-)
+from feature_eng.vocabulary import fit_vocabulary, read_vocabulary, write_vocabulary
 from feature_eng.write import SplitWriter, WrittenSplit, write_splits
 
 logger = logging.getLogger(__name__)
@@ -83,8 +77,7 @@ def build_features(
             staging,
         )
         vocabulary = read_vocabulary(spark, staging)
-        sizes = vocabulary_sizes(vocabulary)
-        fields = fitted_specs(unfitted, config.fields, profile, sizes, grown)
+        fields = fitted_specs(unfitted, config.fields, profile, vocabulary.sizes, grown)
         written = write_splits(
             local_ids(packed, vocabulary, fields),
             _writer(config, profile, fields, grown, packed, storage.absolute(staging)),
@@ -100,7 +93,7 @@ def build_features(
             fields,
             written,
             checks,
-            vocabulary=fingerprint(vocabulary),
+            vocabulary=vocabulary.fingerprint,
             base=grown.manifest.vocabulary_fingerprint if grown else None,
             source=SourceSpec(
                 name=config.raw.name,
@@ -127,7 +120,8 @@ def _pack(rows: DataFrame, config: Config, chunks: str) -> tuple[Packed, Profile
     seen = Observation()
     observed = rows.observe(seen, *wanted).drop(KEYS, contract.CHECKED)
     packed = pack(observed, unfitted_specs(config.fields), chunks)
-    found = [seen.get[f"m{number}"] for number in range(len(wanted))]
+    values = seen.get  # asks the JVM each time
+    found = [values[f"m{number}"] for number in range(len(wanted))]
     profile = read_profile(found[: len(of_rows)], config)
     logger.info("%d rows: %s", packed.rows, profile.rows)
     return packed, profile, dict(zip(of_columns, found[len(of_rows) :], strict=True))

@@ -14,6 +14,7 @@ from pyspark.sql import functions as F
 from conf.manifest import MISSING, PADDING, UNKNOWN, FieldSpec
 from feature_eng.chunks import Packed, codes_of, read_rows
 from feature_eng.raw import hashed_id
+from feature_eng.vocabulary import Vocabulary
 from feature_eng.workers import Batches
 
 Array = npt.NDArray[Any]
@@ -26,7 +27,7 @@ _ENTRY_BYTES = 50  # of a value, beside its text
 logger = logging.getLogger(__name__)
 
 
-def local_ids(packed: Packed, vocabulary: DataFrame, fields: Sequence[FieldSpec]) -> DataFrame:
+def local_ids(packed: Packed, vocabulary: Vocabulary, fields: Sequence[FieldSpec]) -> DataFrame:
     """Find the ids of all chunks' values.
 
     A value is looked up once per chunk that holds it, however many rows do, so that no value makes
@@ -34,17 +35,17 @@ def local_ids(packed: Packed, vocabulary: DataFrame, fields: Sequence[FieldSpec]
 
     Args:
         packed: The chunks.
-        vocabulary: ``field, value, id, ...``.
+        vocabulary: The known values.
         fields: How each field was fitted.
 
     Returns:
         ``chunk bigint, field string, code int, id int``, the entries of a chunk in one partition.
     """
-    dictionaries = packed.dictionaries(vocabulary.sparkSession)
+    dictionaries = packed.dictionaries(vocabulary.entries.sparkSession)
     copied, joined = _by_size(vocabulary)
     logger.info("vocabularies copied to executors: %s", ", ".join(copied) or "none")
     logger.info("vocabularies joined by shuffling: %s", ", ".join(joined) or "none")
-    known = vocabulary.select("field", "value", "id")
+    known = vocabulary.entries.select("field", "value", "id")
     key = ["field", "value"]
     if not joined:
         found = dictionaries.join(F.broadcast(known), key, how="left")
@@ -62,12 +63,14 @@ def local_ids(packed: Packed, vocabulary: DataFrame, fields: Sequence[FieldSpec]
     return chosen.repartition(len(packed.chunks), "chunk")
 
 
-def _by_size(vocabulary: DataFrame) -> tuple[list[str], list[str]]:
+def _by_size(vocabulary: Vocabulary) -> tuple[list[str], list[str]]:
     """The fields whose vocabularies, smallest first, fit ``BROADCAST_BYTES``, and the others."""
-    size = F.sum(F.octet_length("value") + _ENTRY_BYTES).alias("size")
-    ordered = sorted(vocabulary.groupBy("field").agg(size).collect(), key=lambda r: r["size"])
-    names = [row["field"] for row in ordered]
-    sizes = np.cumsum([row["size"] for row in ordered])
+    of = {
+        name: vocabulary.text_bytes[name] + _ENTRY_BYTES * size
+        for name, size in vocabulary.sizes.items()
+    }
+    names = sorted(of, key=lambda name: of[name])
+    sizes = np.cumsum([of[name] for name in names])
     fitting = int(np.searchsorted(sizes, BROADCAST_BYTES, side="right"))
     return names[:fitting], names[fitting:]
 

@@ -38,7 +38,9 @@ def _unfitted(field: FieldConfig) -> FieldSpec:
     elif isinstance(field, MultiValuedField):
         update |= {"length": field.max_length, "weighting": field.weighting}
     elif isinstance(field, NumericField):
-        update |= {"clip": field.clip, "log1p": field.log1p}
+        update |= {"clip": field.clip, "log1p": field.log1p, "fitting": f"scale {field.scale}"}
+    elif isinstance(field, BucketisedField):
+        update["fitting"] = _buckets(field)
     return FieldSpec(
         name=field.name,
         kind=field.kind,
@@ -48,6 +50,12 @@ def _unfitted(field: FieldConfig) -> FieldSpec:
         offset=0,
         length=1,
     ).model_copy(update=update)
+
+
+def _buckets(field: BucketisedField) -> str:
+    """What decides about the edges; the number of buckets counts for quantiles alone."""
+    of = {"quantile": f", num_buckets {field.num_buckets}", "edges": f" {field.edges}"}
+    return f"method {field.method}{of.get(field.method, '')}"
 
 
 def _source(field: FieldConfig) -> tuple[str, bool]:

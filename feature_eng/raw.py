@@ -102,14 +102,18 @@ def field_column(raw: DataFrame, field: FieldSpec) -> Column:
     Raises:
         DataError: The column is missing or of a type that the field's kind cannot take.
     """
-    value = F.expr(field.source) if field.is_expr else named_column(raw, field.source, field.name)
-    try:
-        found = raw.select(value.alias(field.name)).schema[0].dataType
-    except AnalysisException as error:
-        raise DataError(
-            f"field '{field.name}': '{field.source}' does not fit the raw table: "
-            f"{first_line(error)}"
-        ) from None
+    if field.is_expr:
+        value = F.expr(field.source)
+        try:
+            found = raw.select(value.alias(field.name)).schema[0].dataType
+        except AnalysisException as error:
+            raise DataError(
+                f"field '{field.name}': '{field.source}' does not fit the raw table: "
+                f"{first_line(error)}"
+            ) from None
+    else:
+        value = named_column(raw, field.source, field.name)
+        found = raw.schema[field.source].dataType
     if not _fits(field.kind, found):
         raise DataError(
             f"field '{field.name}': '{field.source}' is {found.simpleString()}, but kind "
@@ -156,7 +160,7 @@ def label_column(raw: DataFrame, label: LabelConfig) -> Column:
         DataError: The column is missing or neither a number nor a boolean.
     """
     value = named_column(raw, label.column, LABEL)
-    found = raw.select(value).schema[0].dataType
+    found = raw.schema[label.column].dataType
     if not isinstance(found, T.NumericType | T.BooleanType):
         raise DataError(
             f"label '{label.column}' is {found.simpleString()}, expected a number or a boolean"
@@ -174,7 +178,7 @@ def weight_column(raw: DataFrame, column: str) -> Column:
         DataError: The column is missing or no number.
     """
     value = named_column(raw, column, "weight")
-    found = raw.select(value).schema[0].dataType
+    found = raw.schema[column].dataType
     if not isinstance(found, T.NumericType):
         raise DataError(f"weight '{column}' is {found.simpleString()}, expected a number")
     return _finite(value.cast("float")).alias(WEIGHT)

@@ -18,6 +18,7 @@ from conf.schema import SCORE, ScoreConfig
 from feature_eng.chunks import pack
 from feature_eng.encode import encoded_chunks, local_ids
 from feature_eng.raw import KEYS, field_column, key_columns, read_raw, rows_of_days
+from feature_eng.vocabulary import Vocabulary
 from feature_eng.workers import Batches, in_worker
 from feature_eng.write import count_rows
 
@@ -101,7 +102,7 @@ def _score_partition(
 def publish_scores(
     raw: DataFrame,
     manifest: Manifest,
-    vocabulary: DataFrame,
+    vocabulary: Vocabulary,
     score_columns: ScoreColumns,
     model_id: str,
     partition: str,

@@ -34,7 +34,7 @@ def split_column(raw: DataFrame, keys: Column, split: SplitConfig) -> Column:
         is_train = F.lit(True)
     else:
         time = named_column(raw, split.column, "split")
-        kind = raw.select(time).schema[0].dataType
+        kind = raw.schema[split.column].dataType
         valid_from, test_from = _cut(raw, split.valid_from, kind), _cut(raw, split.test_from, kind)
         is_test, is_valid, is_train = time >= test_from, time >= valid_from, time < valid_from
     dealt = F.when(is_test, "test").when(is_valid, "valid").when(is_train, "train")

@@ -1,10 +1,11 @@
 """The vocabulary: which known value of which field has which local id.
 
 One table for all fields, columns ``field, value, id, count, first_seen, last_seen``. Nothing of it
-is collected on the driver but its size per field.
+is collected on the driver but sums per field.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
@@ -14,14 +15,32 @@ from pyspark.sql import functions as F
 from conf.errors import DataError
 from conf.fields import FieldConfig, VocabularyOptions
 from conf.manifest import UNKNOWN, VOCABULARY
+from feature_eng.spark_errors import first_line
 
 _SCHEMA = "field string, value string, id int, count bigint, first_seen date, last_seen date"
 _COLUMNS = [column.split()[0] for column in _SCHEMA.split(", ")]
 _NO_LIMIT = 2**31 - 1
 
 
+@dataclass(frozen=True)
+class Vocabulary:
+    """A vocabulary, and what a pass over it found.
+
+    Attributes:
+        entries: Its table.
+        sizes: Known values per field that has any.
+        text_bytes: Bytes of these values, per field.
+        fingerprint: Of the content (field, value, id), whatever the files or their order.
+    """
+
+    entries: DataFrame
+    sizes: dict[str, int]
+    text_bytes: dict[str, int]
+    fingerprint: str
+
+
 def fit_vocabulary(
-    dictionaries: DataFrame, fields: Sequence[FieldConfig], base: DataFrame | None = None
+    dictionaries: DataFrame, fields: Sequence[FieldConfig], base: Vocabulary | None = None
 ) -> DataFrame:
     """Add up the counts of every field's values and number those that are known.
 
@@ -41,10 +60,9 @@ def fit_vocabulary(
     if not options:
         return dictionaries.sparkSession.createDataFrame([], _SCHEMA)
     counts = _add_up(dictionaries)
-    sizes = vocabulary_sizes(base) if base else {}
     limits = {}
     for name, of in options.items():
-        taken = sizes.get(name, 0)
+        taken = base.sizes.get(name, 0) if base else 0
         limits[name] = F.struct(
             F.lit(of.min_count).alias("min_count"),
             F.lit((of.max_size or _NO_LIMIT) - taken).alias("room"),
@@ -52,7 +70,7 @@ def fit_vocabulary(
         )
     order = Window.partitionBy("field").orderBy(F.desc("count"), "value")
     new = (
-        (counts.join(base, ["field", "value"], "left_anti") if base else counts)
+        (counts.join(base.entries, ["field", "value"], "left_anti") if base else counts)
         .withColumn("of", _by_name(F.col("field"), limits))
         .where(F.col("count") >= F.col("of.min_count"))
         .withColumn("rank", F.row_number().over(order))
@@ -63,13 +81,13 @@ def fit_vocabulary(
     if not base:
         return new
     known = (
-        base.where(F.col("field").isin(*options))
+        base.entries.where(F.col("field").isin(*options))
         .join(counts.alias("now"), ["field", "value"], "left")
         .select(
             *("field", "value", "id"),
             F.coalesce("now.count", F.lit(0)).alias("count"),
-            F.least(base["first_seen"], "now.first_seen").alias("first_seen"),
-            F.greatest(base["last_seen"], "now.last_seen").alias("last_seen"),
+            F.least(base.entries["first_seen"], "now.first_seen").alias("first_seen"),
+            F.greatest(base.entries["last_seen"], "now.last_seen").alias("last_seen"),
         )
     )
     return new.unionByName(known)
@@ -100,51 +118,55 @@ def write_vocabulary(vocabulary: DataFrame, directory: str) -> None:
     vocabulary.write.option("compression", "zstd").parquet(f"{directory}/{VOCABULARY}")
 
 
-def read_vocabulary(spark: SparkSession, directory: str) -> DataFrame:
+def read_vocabulary(spark: SparkSession, directory: str, expected: str | None = None) -> Vocabulary:
     """Read the vocabulary of a features directory or of a bundle.
 
+    Args:
+        spark: The session.
+        directory: Theirs.
+        expected: The fingerprint that the manifest speaks of; None where there is none yet.
+
     Raises:
-        DataError: It is missing or unreadable.
+        DataError: It is missing, or not the expected one.
     """
     path = f"{directory}/{VOCABULARY}"
     try:
-        return spark.read.parquet(path).select(_COLUMNS)
-    except (PySparkException, Py4JJavaError):
+        entries = spark.read.schema(_SCHEMA).parquet(path)
+    except (PySparkException, Py4JJavaError) as error:
         raise DataError(
-            f"no readable vocabulary at '{path}'; restore it or build the features again"
+            f"no readable vocabulary at '{path}' ({first_line(error)}); restore it or build the "
+            f"features again"
         ) from None
+    vocabulary = measured(entries)  # a file that cannot be read is named by Spark
+    if expected is not None and vocabulary.fingerprint != expected:
+        raise DataError(
+            f"the vocabulary in '{directory}' has fingerprint {vocabulary.fingerprint}, its "
+            f"manifest says {expected}: the files were changed; restore them or build and train "
+            f"again"
+        )
+    return vocabulary
 
 
-def vocabulary_sizes(vocabulary: DataFrame) -> dict[str, int]:
-    """Known values per field."""
-    return {row["field"]: row["count"] for row in vocabulary.groupBy("field").count().collect()}
+def measured(entries: DataFrame) -> Vocabulary:
+    """Look through the table of a vocabulary, once.
 
-
-def fingerprint(vocabulary: DataFrame) -> str:
-    """A fingerprint of the content (field, value, id), whatever the files or their order.
-
-    Two independent 64-bit hashes of each row are added up modulo 2**64: order cannot matter.
+    The fingerprint is made of two independent 64-bit hashes of each row, added up modulo 2**64:
+    order cannot matter.
     """
     content = [F.col("field"), F.col("value"), F.col("id")]
     sums = [
         # decimal(38) holds 10**18 of them: a bigint sum would overflow under ANSI rules.
-        F.sum(F.xxhash64(F.lit(seed), *content).cast("decimal(38,0)"))
+        F.sum(F.xxhash64(F.lit(seed), *content).cast("decimal(38,0)")).alias(f"hash{seed}")
         for seed in (0, 1)
     ]
-    row = vocabulary.agg(*sums).head()
-    assert row is not None
-    return "".join(f"{int(total or 0) % 2**64:016x}" for total in row)
-
-
-def check_fingerprint(vocabulary: DataFrame, expected: str, directory: str) -> None:
-    """Refuse a vocabulary that is not the one a manifest speaks of.
-
-    Raises:
-        DataError: The fingerprints differ.
-    """
-    found = fingerprint(vocabulary)
-    if found != expected:
-        raise DataError(
-            f"the vocabulary in '{directory}' has fingerprint {found}, its manifest says "
-            f"{expected}: the files were changed; restore them or build and train again"
-        )
+    text_bytes = F.sum(F.octet_length("value")).alias("text_bytes")
+    found = (
+        entries.groupBy("field").agg(F.count(F.lit(1)).alias("size"), text_bytes, *sums).collect()
+    )
+    totals = [sum(int(row[f"hash{seed}"]) for row in found) for seed in (0, 1)]
+    return Vocabulary(
+        entries,
+        sizes={row["field"]: row["size"] for row in found},
+        text_bytes={row["field"]: row["text_bytes"] for row in found},
+        fingerprint="".join(f"{total % 2**64:016x}" for total in totals),
+    )

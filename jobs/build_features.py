@@ -6,6 +6,7 @@ import time
 from conf import storage
 from conf.manifest import FILE_NAME
 from conf.schema import SPLITS, Config
+from feature_eng.base import read_base
 from feature_eng.build import build_features
 from feature_eng.canonical import canonical_rows
 from feature_eng.fields import unfitted_specs
@@ -51,6 +52,8 @@ def plan(config: Config, options: argparse.Namespace) -> list[str]:
     storage.refuse_existing(config.features.path, overwrite=options.overwrite, proof=FILE_NAME)
     raw = read_raw(spark_session(config.spark), config.raw)
     raw = rows_of_days(raw, config.raw, options.ds_from, options.ds_to)
+    if options.base:
+        read_base(raw.sparkSession, options.base, unfitted_specs(config.fields))
     profile = profile_rows(canonical_rows(raw, config), config)
     kinds = [
         f"  {field.name}: {field.kind} of {field.source}" for field in unfitted_specs(config.fields)
@@ -80,7 +83,7 @@ def add_arguments(made: argparse.ArgumentParser) -> None:
     made.add_argument("--overwrite", action="store_true", help="replace features that exist")
     made.add_argument("--ds-from", type=day, help="first day of the raw rows, YYYY-MM-DD")
     made.add_argument("--ds-to", type=day, help="last day of the raw rows")
-    made.add_argument("--base", help="earlier features: values they know keep their ids")
+    made.add_argument("--base", help="earlier features or a bundle: what they know keeps its id")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from feature_eng.scoring import (
     publish_scores,
     rows_of_day,
 )
-from feature_eng.vocabulary import check_fingerprint, read_vocabulary
+from feature_eng.vocabulary import read_vocabulary
 from jobs.cli import Stage, day, main, parser
 from jobs.session import spark_session
 from nfm.bundle import LATEST, load_bundle, resolve_bundle
@@ -32,8 +32,7 @@ def run(config: Config, options: argparse.Namespace) -> Stage:
     model_id = load_bundle(path).model_id  # a damaged one fails here, not in Spark's workers
     spark = spark_session(config.spark)
     manifest = read_manifest(path)
-    vocabulary = read_vocabulary(spark, path)
-    check_fingerprint(vocabulary, manifest.vocabulary_fingerprint, path)
+    vocabulary = read_vocabulary(spark, path, manifest.vocabulary_fingerprint)
     partition = f"{config.score.path}/ds={options.ds}"
     rows = publish_scores(
         rows_of_day(spark, config.score, options.ds),

@@ -83,7 +83,10 @@ class Batch:
         return self if owners == self.owners else replace(self, owners=owners)
 
     def to(self, device: torch.device) -> "Batch":
-        """The batch in a GPU's memory, copied while the host goes on."""
+        """The batch in a GPU's memory, copied while the host goes on.
+
+        Of distinct ids that were found, what plain torch reads of them goes along.
+        """
         if device.type == "cpu":
             return self
 
@@ -97,10 +100,10 @@ class Batch:
             label_B=move(self.label_B),
             weight_B=None if self.weight_B is None else move(self.weight_B),
         )
-        groups = self.groups
-        moved.__dict__["groups"] = Groups(
-            *map(move, (groups.ids_U, groups.start, groups.positions_N, groups.inverse_N))
-        )
+        if "groups" in self.__dict__:  # a prediction from a whole table needs none
+            # The rest is for the compiled loops.
+            groups, ids_U, inverse_N = self.groups, self.groups.ids_U, self.groups.inverse_N
+            moved.__dict__["groups"] = replace(groups, ids_U=move(ids_U), inverse_N=move(inverse_N))
         return moved
 
     @classmethod

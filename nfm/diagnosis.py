@@ -39,7 +39,7 @@ def _heaviest(batch: Batch, rows: Rows, fields: Sequence[FieldSpec]) -> tuple[fl
     """Of this worker's rows: the weight, and what it belongs to."""
     if not len(batch):
         return -1.0, ""
-    v_BS = rows.weight_XD[rows.index_BS].abs().amax(dim=-1)
+    v_BS = rows.weight_XD[rows.index_BS].abs().amax(dim=-1).cpu()
     xv_BS = torch.where(batch.x_BS != 0, _weight(batch.x_BS * v_BS), 0.0)
     row, slot = divmod(int(xv_BS.argmax()), xv_BS.shape[1])
     field = [field.name for field in fields for _ in range(field.length)][slot]

@@ -83,7 +83,7 @@ class BatchNorm(nn.Module):
         mean_H, square_H = (total[:-1] / rows).chunk(2)
         var_H = (square_H - mean_H.square()).clamp(min=0.0)
         with torch.no_grad():  # one row has no variance to learn from
-            momentum = torch.where(rows > 1, self.momentum, 0.0)
+            momentum = (rows > 1).to(rows.dtype) * self.momentum
             unbiased_H = var_H * rows / (rows - 1).clamp(min=1.0)
             for running_H, new_H in ((self.running_mean, mean_H), (self.running_var, unbiased_H)):
                 running_H += momentum * (new_H - running_H)

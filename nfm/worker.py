@@ -85,6 +85,7 @@ def _train(run: Path, config: Config) -> None:
     if torch.cuda.is_available() and can_reduce_on_gpu():
         device = torch.device("cuda", workers.local_rank)
         torch.cuda.set_device(device)
+    logger.info("computes on %s", device)
     log = RunLog(run) if workers.rank == 0 else None
     manifest = read_manifest(str(run))
     step = build_step(config, manifest.fields, workers, device=device)

@@ -8,6 +8,7 @@ from pyspark.sql import SparkSession
 
 from conf.schema import SparkConfig
 from jobs.session import spark_session
+from tests.data import JVM_OPTIONS
 
 # pyspark.testing imports pandas-on-Spark, which warns without it.
 os.environ.setdefault("PYARROW_IGNORE_TIMEZONE", "1")
@@ -18,6 +19,7 @@ def spark() -> Iterator[SparkSession]:
     conf = {
         "spark.ui.enabled": "false",
         "spark.driver.memory": "1g",
+        "spark.driver.extraJavaOptions": JVM_OPTIONS,
         "spark.sql.shuffle.partitions": "2",
         "spark.default.parallelism": "2",
     }

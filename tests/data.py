@@ -20,6 +20,9 @@ OPTIMIZERS = {
     "sgd": ("train.optimizer.name=sgd",),
     "momentum": ("train.optimizer.name=sgd", "train.optimizer.momentum=0.9"),
 }
+# JVMs of tests live for seconds, on few cores: thorough compilation, and collecting garbage on
+# several threads, do not pay.
+JVM_OPTIONS = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 
 
 def raw_table(rows: int, seed: int = 0) -> pa.Table:
@@ -91,7 +94,11 @@ def settings(root: Path) -> dict[str, Any]:
         "score": {"raw": {"path": f"{root}/tonight"}, "path": f"{root}/scores"},
         "spark": {
             "master": "local[2]",
-            "conf": {"spark.ui.enabled": "false", "spark.sql.shuffle.partitions": "2"},
+            "conf": {
+                "spark.ui.enabled": "false",
+                "spark.sql.shuffle.partitions": "2",
+                "spark.driver.extraJavaOptions": JVM_OPTIONS,
+            },
         },
     }
 

@@ -11,6 +11,7 @@ from conf.manifest import FieldSpec
 from feature_eng.chunks import pack
 from feature_eng.encode import encoded_chunks, local_ids
 from feature_eng.raw import SPLIT
+from feature_eng.vocabulary import Vocabulary
 
 
 def dictionaries(rows: DataFrame, fields: Sequence[FieldSpec], directory: Path) -> DataFrame:
@@ -21,7 +22,7 @@ def dictionaries(rows: DataFrame, fields: Sequence[FieldSpec], directory: Path) 
 
 
 def encode(
-    rows: DataFrame, fields: Sequence[FieldSpec], vocabulary: DataFrame, directory: Path
+    rows: DataFrame, fields: Sequence[FieldSpec], vocabulary: Vocabulary, directory: Path
 ) -> list[dict[str, Any]]:
     """Rows whose fields are encoded, in no order; other columns stay."""
     packed = pack(rows, fields, str(directory))

@@ -33,7 +33,7 @@ def start_forked(
     finally:
         if not gang.wait(_END_S):
             os.killpg(server.pid, signal.SIGKILL)
-        if not gang.succeeded():  # it may be what failed
+        if not gang.answered:  # the next training needs another server
             _server.cache_clear()
             server.communicate()
 
@@ -42,14 +42,19 @@ class ForkedGang:
     """The worker that was asked of a server last."""
 
     def __init__(self, server: "subprocess.Popen[str]") -> None:
-        self._server, self._answer = server, ""
+        self._server, self._answer, self._ended = server, "", False
+
+    @property
+    def answered(self) -> bool:
+        """Whether the server has said how it ended."""
+        return bool(self._answer)
 
     def wait(self, timeout_s: float) -> bool:
         """Wait for its end; whether it has ended, or the server has."""
         assert self._server.stdout
-        if not self._answer and select.select([self._server.stdout], [], [], timeout_s)[0]:
-            self._answer = self._server.stdout.readline() or "gone"
-        return bool(self._answer)
+        if not self._ended and select.select([self._server.stdout], [], [], timeout_s)[0]:
+            self._answer, self._ended = self._server.stdout.readline(), True
+        return self._ended
 
     def succeeded(self) -> bool:
         """Whether it ended well."""

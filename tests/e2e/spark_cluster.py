@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pyspark
 
+from tests.data import JVM_OPTIONS
 from tests.e2e.jobs_under_test import ROOT
 from tests.e2e.training_under_test import wait_until
 
@@ -27,12 +28,7 @@ def clean_environment() -> dict[str, str]:
     """Nothing of ours, so that all code has to come out of the zip."""
     ours = ("PYTHON", "SPARK")
     clean = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
-    # Half a dozen JVMs on few cores live for seconds, in which thorough compilation does not pay.
-    return {
-        **clean,
-        "PYSPARK_PYTHON": sys.executable,
-        "JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1",
-    }
+    return {**clean, "PYSPARK_PYTHON": sys.executable, "JAVA_TOOL_OPTIONS": JVM_OPTIONS}
 
 
 def submit(master: str) -> list[str]:

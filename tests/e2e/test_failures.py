@@ -1,10 +1,10 @@
 """Jobs and workers that are cut short: exit code, bundle, going on. `make faults` has more."""
 
 import re
+import shutil
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-
-import pytest
 
 from tests.data import write_config
 from tests.e2e.conftest import Undisturbed
@@ -38,24 +38,37 @@ def test_a_training_that_is_stopped_and_loses_a_worker_ends_as_one_left_alone(
     assert not (resumed.run / "checkpoints").exists()
 
 
-@pytest.mark.parametrize(("event", "code"), [("Ctrl-C", 130), ("SIGTERM", 4)])
-def test_a_build_that_is_cut_short(root: Path, event: str, code: int) -> None:
-    features = root / "features"
-    before = {path: path.read_bytes() for path in features.rglob("*") if path.is_file()}
-    job = start_job("build_features", "--config", str(write_config(root)), "--overwrite")
-    try:
-        wait_until(lambda: list(features.glob(".v1.staging-*/vocabulary")), "the vocabulary")
-        job.send_signal(SIGNALS[event])
-        output, _ = job.communicate(timeout=TIMEOUT_S)
-    finally:
-        job.kill()
-    assert (job.returncode, "what was under way was not published" in output) == (code, True), (
-        output
-    )
-    assert "Traceback" not in output
-    after = {path: path.read_bytes() for path in features.rglob("*") if path.is_file()}
-    assert after == before
-    assert [path.name for path in features.iterdir()] == ["v1"]
+def test_builds_that_are_cut_short(root: Path, tmp_path: Path) -> None:
+    """Both at once, for most of the time their JVMs are starting."""
+    config = str(write_config(root))
+
+    def cut_short(event: str) -> tuple[int, str]:
+        features = shutil.copytree(root / "features", tmp_path / event)
+        place = ("--set", f"features.path={features}/v1", "--overwrite")
+        job = start_job("build_features", "--config", config, *place)
+        try:
+            wait_until(lambda: list(features.glob(".v1.staging-*/vocabulary")), "the vocabulary")
+            job.send_signal(SIGNALS[event])
+            output, _ = job.communicate(timeout=TIMEOUT_S)
+        finally:
+            job.kill()
+        return job.returncode, output
+
+    before = whole(root / "features")
+    with ThreadPoolExecutor() as threads:
+        ends = dict(zip(SIGNALS, threads.map(cut_short, SIGNALS), strict=True))
+    for event, expected in (("Ctrl-C", 130), ("SIGTERM", 4)):
+        code, output = ends[event]
+        assert (code, "what was under way was not published" in output) == (expected, True), output
+        assert "Traceback" not in output
+        assert whole(tmp_path / event) == before
+        assert [path.name for path in (tmp_path / event).iterdir()] == ["v1"]
+
+
+def whole(directory: Path) -> dict[str, bytes]:
+    """Every file below it."""
+    files = (path for path in directory.rglob("*") if path.is_file())
+    return {str(path.relative_to(directory)): path.read_bytes() for path in files}
 
 
 def test_a_terminal_shows_the_progress_of_an_epoch(undisturbed: Undisturbed) -> None:

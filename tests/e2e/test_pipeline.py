@@ -155,6 +155,15 @@ def test_the_bundle_holds_the_best_epoch(done: Outcome, job: JobCaller, root: Pa
     assert re.search(r"^  valid gauc_keys +\d+$", outcome.out, re.MULTILINE)
 
 
+def test_a_bundle_is_a_base_to_build_from(done: Outcome, job: JobCaller, root: Path) -> None:
+    (bundle,) = (root / "models").iterdir()
+    arguments = ("--dry-run", "--overwrite", "--base", str(bundle))
+    outcome = job(build_features, *arguments)
+    assert outcome.code == 0, outcome.err
+    outcome = job(build_features, *arguments, "--set", "fields.4.num_buckets=5")
+    assert (outcome.code, "field 'age': fitting is" in outcome.err) == (2, True), outcome
+
+
 def test_scoring_again_gives_the_same_partition(done: Outcome, job: JobCaller, root: Path) -> None:
     def published() -> pa.Table:
         table = pq.read_table(root / f"scores/ds={DS}", columns=["user", "item", "score"])

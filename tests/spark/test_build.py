@@ -26,8 +26,11 @@ TIME_SPLIT = "{kind: time, column: seen_at, valid_from: 200, test_from: 250}"
 def built(
     spark: SparkSession, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Config, Manifest, pa.Table]:
+    """Of a table a fifth of whose rows share ten pairs of keys."""
     root = tmp_path_factory.mktemp("build")
     table = raw_table(ROWS)
+    for key, values in (("user", ["u1", "u2"] * 200), ("item", [1, 2, 3, 4, 5] * 80)):
+        table = with_column(table, key, values + table[key].to_pylist()[400:])
     write_raw(root / "raw", table)
     config = make_config(root)
     return config, build_features(spark, config, overwrite=False), table
@@ -105,6 +108,7 @@ def test_nothing_is_fitted_on_other_rows_than_trainings(
 def test_the_same_rows_in_another_layout_give_the_same_features(
     spark: SparkSession, tmp_path: Path, built: tuple[Config, Manifest, pa.Table]
 ) -> None:
+    """Also where rows share their keys."""
     config, manifest, raw = built
     order = np.random.default_rng(1).permutation(ROWS)
     write_raw(tmp_path / "raw", raw.take(order), files=5)
@@ -232,19 +236,6 @@ def test_fields_without_any_value_are_built(spark: SparkSession, tmp_path: Path)
     }
     assert found["device"].missing_rate["train"] == 1.0
     assert found["device"].oov_rate["train"] == 0.0
-
-
-def test_rows_that_share_their_keys_keep_their_place(spark: SparkSession, tmp_path: Path) -> None:
-    table = raw_table(400)
-    table = with_column(table, "user", ["u1", "u2"] * 200)
-    table = with_column(table, "item", [1, 2, 3, 4, 5] * 80)
-    written = []
-    for name, rows in (("a", table), ("b", table.take(np.arange(400)[::-1]))):
-        write_raw(tmp_path / name / "raw", rows, files=3)
-        config = make_config(tmp_path / name)
-        build_features(spark, config, overwrite=False)
-        written.append({split: read_split(config, split) for split in ("train", "valid", "test")})
-    assert written[0] == written[1]
 
 
 @pytest.mark.parametrize("expr", ["cast(user as int)", "sum(item)"])

@@ -15,7 +15,13 @@ from conf.manifest import FieldSpec
 from conf.schema import ColumnSplit, RandomSplit, TimeSplit
 from feature_eng.raw import field_column, named_column
 from feature_eng.split import split_column
-from feature_eng.vocabulary import check_fingerprint, fingerprint, fit_vocabulary
+from feature_eng.vocabulary import (
+    Vocabulary,
+    fit_vocabulary,
+    measured,
+    read_vocabulary,
+    write_vocabulary,
+)
 from tests.encoding import dictionaries, encode
 from tests.unit.test_batch import field
 
@@ -49,8 +55,8 @@ def spec(name: str, kind: str, length: int = 1, **fitted: Any) -> FieldSpec:
 SPECS = [spec("colour", "categorical"), spec("tags", "multi_valued", length=3)]
 
 
-def fit(rows: DataFrame, directory: Path) -> DataFrame:
-    return fit_vocabulary(dictionaries(rows, SPECS, directory), FIELDS)
+def fit(rows: DataFrame, directory: Path) -> Vocabulary:
+    return measured(fit_vocabulary(dictionaries(rows, SPECS, directory), FIELDS))
 
 
 def test_vocabulary_orders_by_count_then_value(rows: DataFrame, tmp_path: Path) -> None:
@@ -65,7 +71,9 @@ def test_vocabulary_orders_by_count_then_value(rows: DataFrame, tmp_path: Path) 
     ]
     schema = "field string, value string, id int, count bigint, first_seen date, last_seen date"
     found = fit(rows, tmp_path)
-    assertDataFrameEqual(found, rows.sparkSession.createDataFrame(expected, schema))
+    assertDataFrameEqual(found.entries, rows.sparkSession.createDataFrame(expected, schema))
+    assert found.sizes == {"colour": 3, "tags": 2}
+    assert found.text_bytes == {"colour": 12, "tags": 2}
 
 
 def test_ids_and_fingerprint_do_not_depend_on_the_partitioning(
@@ -73,16 +81,18 @@ def test_ids_and_fingerprint_do_not_depend_on_the_partitioning(
 ) -> None:
     one = fit(rows.coalesce(1), tmp_path / "one")
     many = fit(rows.repartition(7, F.rand(1)), tmp_path / "many")
-    assertDataFrameEqual(one, many)
-    assert fingerprint(one) == fingerprint(many.repartition(5))
+    assertDataFrameEqual(one.entries, many.entries)
+    assert one.fingerprint == measured(many.entries.repartition(5)).fingerprint
+    write_vocabulary(one.entries.where("value != 'green'"), str(tmp_path))
     with pytest.raises(DataError, match="the files were changed"):
-        check_fingerprint(one.where("value != 'green'"), fingerprint(one), "here")
+        read_vocabulary(rows.sparkSession, str(tmp_path), one.fingerprint)
 
 
 def test_swapped_ids_have_another_fingerprint(rows: DataFrame, tmp_path: Path) -> None:
     vocabulary = fit(rows, tmp_path)
     swapped = F.when(F.col("field") == "tags", 5 - F.col("id")).otherwise(F.col("id"))
-    assert fingerprint(vocabulary) != fingerprint(vocabulary.withColumn("id", swapped.cast("int")))
+    other = measured(vocabulary.entries.withColumn("id", swapped.cast("int")))
+    assert vocabulary.fingerprint != other.fingerprint
 
 
 @pytest.mark.parametrize("broadcast", [True, False])

@@ -16,7 +16,7 @@ from feature_eng.fields import fitted_specs, unfitted_specs
 from feature_eng.profile import profile_rows
 from feature_eng.raw import field_column
 from feature_eng.scoring import canonical_score_rows
-from feature_eng.vocabulary import fit_vocabulary, vocabulary_sizes
+from feature_eng.vocabulary import fit_vocabulary, measured
 from tests.data import settings
 from tests.encoding import dictionaries, encode
 
@@ -73,9 +73,9 @@ def encoded(
     unfitted = unfitted_specs(config.fields)
     rows = canonical_rows(raw, config)
     entries = dictionaries(rows, unfitted, tmp_path / "chunks")
-    vocabulary = fit_vocabulary(entries, config.fields)
-    sizes = vocabulary_sizes(vocabulary)
-    specs = fitted_specs(unfitted, config.fields, profile_rows(rows, config), sizes)
+    vocabulary = measured(fit_vocabulary(entries, config.fields))
+    profile = profile_rows(rows, config)
+    specs = fitted_specs(unfitted, config.fields, profile, vocabulary.sizes)
     keyed = canonical_score_rows(raw, specs, ["row"])
     found = encode(keyed, specs, vocabulary, tmp_path / "scored")
     found.sort(key=lambda row: int(row["_keys"]["row"]))

@@ -2,6 +2,7 @@
 
 import math
 import random
+import shutil
 from collections import Counter
 from datetime import date
 from pathlib import Path
@@ -12,9 +13,18 @@ import pytest
 from pyspark.sql import SparkSession
 
 from conf.errors import ConfigError, DataError
-from conf.manifest import CheckResult, read_manifest
-from conf.schema import Config
+from conf.manifest import (
+    CheckResult,
+    Manifest,
+    SourceSpec,
+    SplitSpec,
+    read_manifest,
+    write_manifest,
+)
+from conf.schema import SPLITS, Config
+from feature_eng.base import read_base
 from feature_eng.build import build_features
+from feature_eng.fields import unfitted_specs
 from feature_eng.vocabulary import read_vocabulary
 from tests.data import settings, write_raw
 
@@ -37,22 +47,33 @@ def night(number: int) -> pa.Table:
     )
 
 
-def config(root: Path, number: int, **word: Any) -> Config:
-    options = {"min_count": MIN_COUNT, "max_size": MAX_SIZE, "num_oov_buckets": OOV} | word
+def config(root: Path, number: int, **changed: dict[str, Any]) -> Config:
+    options = {"min_count": MIN_COUNT, "max_size": MAX_SIZE, "num_oov_buckets": OOV}
     plain = settings(root) | {
         "raw": {"path": f"{root}/raw-{number}"},
         "keys": ["row"],
         "label": {"column": "y"},
         "fields": [
-            {"name": "word", "kind": "categorical"} | options,
-            {"name": "price", "kind": "numeric"},
-            {"name": "cost", "column": "price", "kind": "bucketised", "num_buckets": 4},
+            field | changed.get(str(field["name"]), {})
+            for field in (
+                {"name": "word", "kind": "categorical"} | options,
+                {"name": "price", "kind": "numeric"},
+                {"name": "cost", "column": "price", "kind": "bucketised", "num_buckets": 4},
+            )
         ],
         "split": {"kind": "column", "column": "s"},
         "features": {"path": f"{root}/features/v{number}", "row_group_rows": 50},
         "checks": {"on_breach": "warn"},  # nights are as different as can be
     }
     return Config.model_validate(plain)
+
+
+def as_in_a_bundle(features: str, bundle: Path) -> str:
+    """What a bundle holds of the features it was trained on: enough to grow from."""
+    bundle.mkdir()
+    shutil.copy(f"{features}/manifest.json", bundle)
+    shutil.copytree(f"{features}/vocabulary", bundle / "vocabulary")
+    return str(bundle)
 
 
 def check_drift(
@@ -107,7 +128,7 @@ def test_ids_never_move_and_other_fields_are_refused(spark: SparkSession, tmp_pa
                     "first_seen": date(2026, 1, number),
                     "last_seen": date(2026, 1, number),
                 }
-        rows = read_vocabulary(spark, run.features.path).collect()
+        rows = read_vocabulary(spark, run.features.path).entries.collect()
         found = {
             row["value"]: {key: row[key] for key in ("id", "count", "first_seen", "last_seen")}
             for row in rows
@@ -120,12 +141,53 @@ def test_ids_never_move_and_other_fields_are_refused(spark: SparkSession, tmp_pa
         known, words = {value: entry["id"] for value, entry in expected.items()}, train
         first = first or (price.shift, price.scale, cost.edges)
         assert (price.shift, price.scale, cost.edges) == first  # what x means does not move either
-        base = run.features.path
+        base = as_in_a_bundle(run.features.path, tmp_path / f"bundle-{number}")
     assert any(entry["count"] == 0 for entry in expected.values())  # gone, and still known
     assert len({entry["first_seen"] for entry in expected.values()}) > 1  # it did grow
-    changed = config(tmp_path, 2, num_oov_buckets=5)
+    changed = config(tmp_path, 2, word={"num_oov_buckets": 5})
     with pytest.raises(ConfigError, match="'word': oov_buckets is 5, but 3 in the base"):
         build_features(spark, changed, overwrite=True, base=base)
     with pytest.raises(DataError, match="no manifest at"):
         build_features(spark, run, overwrite=True, base=f"{tmp_path}/no")
     assert read_manifest(run.features.path) == manifest  # neither has touched what was there
+
+
+EDGES = {"method": "edges", "edges": [0.5, 2.0]}
+QUANTILES = "method quantile, num_buckets 4"
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "refused"),
+    [
+        ({}, {"price": {"scale": "min_max"}}, "'price'.*'scale min_max', but 'scale standard'"),
+        ({}, {"cost": {"num_buckets": 5}}, f"'cost'.*quantile, num_buckets 5', but '{QUANTILES}'"),
+        ({}, {"cost": {"method": "log2"}}, f"'cost'.*'method log2', but '{QUANTILES}'"),
+        ({"cost": EDGES}, {"cost": EDGES | {"edges": [0.5, 3.0]}}, r"edges \[0.5, 3.0\]', but"),
+        ({"cost": EDGES}, {"cost": EDGES | {"num_buckets": 7}}, None),  # edges ask for no number
+        ({"word": {"min_count": 5}}, {}, None),  # the known stay known
+    ],
+)
+def test_a_field_that_was_fitted_otherwise_is_refused(
+    spark: SparkSession, tmp_path: Path, then: Any, now: Any, refused: str | None
+) -> None:
+    """Before a row is read: its edges or its scale would stay those of the base without a word."""
+    split = SplitSpec(files=[], rows=0, positives=0)
+    before = config(tmp_path, 1, **then)
+    manifest = Manifest(
+        schema_version=2,
+        **before.model_dump(include={"name", "task", "keys", "label"}),
+        fields=unfitted_specs(before.fields),
+        num_features=3,
+        splits=dict.fromkeys(SPLITS, split),
+        vocabulary_fingerprint="",
+        source=SourceSpec(name="raw", rows=0),
+        config_fingerprint="",
+        software={},
+        created_at="",
+    )
+    write_manifest(str(tmp_path), manifest)
+    fields = unfitted_specs(config(tmp_path, 2, **now).fields)
+    # What is not refused goes on to the vocabulary, which is not there.
+    expected = (ConfigError, refused) if refused else (DataError, "no readable vocabulary")
+    with pytest.raises(expected[0], match=expected[1]):
+        read_base(spark, str(tmp_path), fields)

@@ -63,8 +63,8 @@ def test_the_scores_contract(
         ("ds", "date"),
     ]
     rows = found.where(f"ds = '{DS}'").collect()
-    vocabulary = read_vocabulary(spark, config.features.path).where("field = 'user'").collect()
-    id_of = {row["value"]: row["id"] for row in vocabulary}
+    vocabulary = read_vocabulary(spark, config.features.path).entries.where("field = 'user'")
+    id_of = {row["value"]: row["id"] for row in vocabulary.collect()}
     expected = [(r["user"], r["item"], id_of.get(r["user"], 1) / 2) for r in raw.to_pylist()]
     assert sorted((r["user"], r["item"], r["score"]) for r in rows) == sorted(expected)
     assert {row["model_id"] for row in rows} == {"model-1"}

@@ -1,6 +1,13 @@
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+import pytest
+import yaml
+
+from benchmarks.reproduce import CONF, PROTOCOLS, study_settings
 from benchmarks.results import Summary, Trained, floors, page
+from conf.loader import load_config, override_config
 
 AUC = {
     "lr": 0.77,
@@ -101,3 +108,21 @@ def test_floors_hold_or_fail() -> None:
     ]
     AUC["nfm-0"] = 0.781
     assert "nfm-0 has test auc 0.7820, at least 0.790: **fails**" in floors(found())
+
+
+MODELS: dict[str, dict[str, Any]] = yaml.safe_load((CONF / "models.yaml").read_text())
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_has_a_space_that_can_be_trained(tmp_path: Path, model: str) -> None:
+    for protocol in PROTOCOLS:
+        path = f"{CONF}/{protocol}.yaml"
+        config = load_config(path, study_settings(path, tmp_path, MODELS[model]))
+        assert config.model.name == model.partition("-")[0]
+        assert config.tune
+        ends = {key: dimension.ends for key, dimension in config.tune.space.items()}
+        for number in range(max(map(len, ends.values()))):
+            override_config(config, {k: v[number % len(v)] for k, v in ends.items()}, model)
+    if model.startswith("nfm-"):
+        depths = {len(hidden) for hidden in ends.get("model.hidden", [config.model.hidden])}
+        assert depths == {int(model[-1])}
