@@ -2,8 +2,9 @@
 
 For each protocol (conf/reproduce/ratings.yaml, implicit.yaml) and model (models.yaml) a study finds
 hyperparameters on the validation rows, three seeds train with the best ones, and the test rows
-judge them. As many trainings run at a time as there are cores. What is done is not done again: kill
-it at any time, and run it again.
+judge them. FuxiCTR trains four of the models, in .venv-peers, with the same hyperparameters and
+seeds. As many trainings run at a time as there are cores. What is done is not done again: kill it
+at any time, and run it again.
 """
 
 import argparse
@@ -24,8 +25,9 @@ from typing import Any
 import yaml
 
 from benchmarks import machine, results
+from benchmarks.beside import train_beside
 from benchmarks.report import write_docs
-from benchmarks.results import COMMAND, Trained
+from benchmarks.results import COMMAND, COMPARED, Trained
 from conf import storage
 from conf.errors import ConfigError
 from conf.loader import load_config, value_of
@@ -106,7 +108,7 @@ def _say(unit: Future[list[Trained]]) -> None:
 def _tune_and_train(
     protocol: str, model: str, own: dict[str, Any], sets: Sequence[str]
 ) -> list[Trained]:
-    """Find a model's hyperparameters and train it with the best ones, once for each seed."""
+    """Find a model's hyperparameters, train it with the best ones for each seed, and so a peer."""
     path = f"{CONF}/{protocol}.yaml"
     root = Path(load_config(path).train.path)
     place = root / model
@@ -122,15 +124,19 @@ def _tune_and_train(
         tune.run(config, _OPTIONS)
         assert config.tune
         best = f"{config.tune.path}/{BEST}"
-        runs = [
-            (seed, *_train(load_config(best, [*_of_seed(place, seed), *_start(root, own, seed)])))
+        configs = {
+            seed: load_config(best, [*_of_seed(place, seed), *_start(root, own, seed)])
             for seed in SEEDS
-        ]
+        }
+        ours = {seed: _train(of_seed) for seed, of_seed in configs.items()}
+        theirs = {
+            seed: train_beside(of_seed, _peer(place, seed), _pretrained(root, own, seed))
+            for seed, of_seed in configs.items()
+            if model in COMPARED
+        }
     chosen = {key: value_of(load_config(best), key) for key in config.tune.space}
-    return [
-        Trained(protocol, model, seed, *found, chosen, config.tune.trials, best)
-        for seed, *found in runs
-    ]
+    about = (chosen, config.tune.trials, best)
+    return [Trained(protocol, model, seed, *ours[seed], *about, theirs.get(seed)) for seed in SEEDS]
 
 
 def study_settings(path: str, place: Path, own: dict[str, Any]) -> list[str]:
@@ -164,6 +170,15 @@ def _start(root: Path, own: dict[str, Any], seed: int) -> list[str]:
     bundle = resolve_bundle(models, LATEST)
     dim = load_bundle(bundle).config.model.embedding_dim
     return [f"train.init_from={bundle}", f"model.embedding_dim={dim}"]
+
+
+def _peer(place: Path, seed: int) -> Path:
+    """Directory of what FuxiCTR trains."""
+    return place / f"seed-{seed}" / "fuxictr"
+
+
+def _pretrained(root: Path, own: dict[str, Any], seed: int) -> Path | None:
+    return _peer(root / own["begins_from"], seed) if "begins_from" in own else None
 
 
 def _train(config: Config) -> tuple[dict[str, float], float, int, float]:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Make .venv-peers exactly as requirements-peers.lock says. `make bench-train` calls this.
+# Make .venv-peers exactly as requirements-peers.lock says. `make bench-train` and `make reproduce` call it.
 #   TORCH_PIP_ARGS  pip options for torch alone, to choose its build
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -8,7 +8,7 @@ venv=.venv-peers
 lock=requirements-peers.lock
 cmp -s $lock $venv/.ready && exit # a copy of the lock, written last
 
-printf '==> The peers of the benchmark: %s (2 GB, 2 minutes)\n' $venv
+printf '==> The peers: %s (2 GB, 2 minutes)\n' $venv
 .venv/bin/python -m venv --clear $venv
 pip() { $venv/bin/python -m pip --disable-pip-version-check "$@"; }
 torch=$(grep '^torch==' $lock)

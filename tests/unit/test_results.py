@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -5,7 +6,7 @@ import pytest
 import yaml
 
 from benchmarks.reproduce import CONF, PROTOCOLS, study_settings
-from benchmarks.results import Trained, floors, page
+from benchmarks.results import Summary, Trained, floors, page
 from conf.loader import load_config, override_config
 
 AUC = {
@@ -17,6 +18,8 @@ AUC = {
     "nfm-1": 0.791,
 }
 RMSE = {"lr": 0.70, "fm": 0.60, "wide_deep": 0.61, "deep_cross": 0.62, "nfm-0": 0.60, "nfm-1": 0.59}
+# What the peer's metric has more than ours.
+PEER = {"wide_deep": 0.004, "fm": -0.0019, "deep_cross": 0.002, "nfm-1": -0.003}
 
 
 def found() -> list[Trained]:
@@ -37,6 +40,7 @@ def found() -> list[Trained]:
             },
             trials=8,
             config=f"{model}/best.yaml",
+            peer=test[model] + 0.002 * seed + PEER.get(model, 0.0),
         )
         for protocol, metric, test in (("ratings", "auc", AUC), ("implicit", "rmse", RMSE))
         for model in test
@@ -60,18 +64,47 @@ def test_the_page_is_that_of_the_trainings() -> None:
     assert "| nfm-1 | adam 0.002 | 0.00012 | [64] |" in lines
 
 
+def test_a_peer_is_better_by_more_than_noise_or_not() -> None:
+    lines = page(found()).splitlines()
+    first, second = (at for at, line in enumerate(lines) if line.startswith("| test"))
+    # Each mean of two seeds 0.002 apart has a standard error of 0.001; of a difference, 0.0014.
+    assert lines[first : first + 6] == [
+        "| test auc of | ours | FuxiCTR's | difference | noise | ours is |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        "| fm | 0.7860 ± 0.0014 | 0.7841 ± 0.0014 | +0.0019 | 0.0028 | within noise |",
+        "| wide_deep | 0.7810 ± 0.0014 | 0.7850 ± 0.0014 | -0.0040 | 0.0028 | **worse** |",
+        "| deep_cross | 0.7810 ± 0.0014 | 0.7830 ± 0.0014 | -0.0020 | 0.0028 | within noise |",
+        "| nfm-1 | 0.7920 ± 0.0014 | 0.7890 ± 0.0014 | +0.0030 | 0.0028 | better |",
+    ]
+    assert [line.split(" | ")[-1] for line in lines[second + 2 : second + 6]] == [
+        *("within noise |", "better |", "within noise |", "**worse** |"),
+    ]
+
+
+def test_three_close_seeds_are_no_proof() -> None:
+    lr = [replace(run, test={"auc": 0.77}, peer=0.7719) for run in found()[:2]]
+    assert Summary(lr).beside_peer()[2:] == ["-0.0019", "0.0020", "within noise"]
+    assert Summary([replace(run, peer=0.7721) for run in lr]).beside_peer()[-1] == "**worse**"
+    missing = [lr[0], replace(lr[1], peer=None)]
+    assert Summary(missing).beside_peer()[1:] == ["-", "-", "-", "**did not train**"]
+
+
 def test_floors_hold_or_fail() -> None:
     assert floors(found()).splitlines() == [
         "- ratings: nfm-1 has test auc 0.7920, at least 0.790: holds",
         "- ratings: nfm-1 has test auc 0.7920, at least fm (0.7860): holds",
+        "- ratings: fm, wide_deep, deep_cross, nfm-1 are within noise of FuxiCTR's or better: "
+        "**fails** for wide_deep",
         "- implicit: nfm-1 has test rmse 0.5910, below fm (0.6010): holds",
         "- implicit: nfm-1 has test rmse 0.5910, below wide_deep (0.6110): holds",
         "- implicit: nfm-1 has test rmse 0.5910, below deep_cross (0.6210): holds",
+        "- implicit: fm, wide_deep, deep_cross, nfm-1 are within noise of FuxiCTR's or better: "
+        "**fails** for nfm-1",
     ]
     AUC["nfm-1"], RMSE["nfm-1"] = 0.78, 0.605  # now nfm-0 is the best on the validation rows
     assert [line.rpartition(": ")[2] for line in floors(found()).splitlines()] == [
-        *("holds", "holds"),
-        *("**fails**", "holds", "holds"),
+        *("holds", "holds", "**fails** for wide_deep"),
+        *("**fails**", "holds", "holds", "**fails** for nfm-1"),
     ]
     AUC["nfm-0"] = 0.781
     assert "nfm-0 has test auc 0.7820, at least 0.790: **fails**" in floors(found())
