@@ -14,7 +14,7 @@ JUDGED_BY = {"ratings": ("auc", True), "implicit": ("rmse", False)}
 # What the NFM is to reach: a figure, and other models.
 _LEAST = {"ratings": {"0.790": 0.790}}
 _RIVALS = {"ratings": ("fm",), "implicit": ("fm", "wide_deep", "deep_cross")}
-# Those that FuxiCTR trains too; all nine would take it 20 minutes on two cores, these take 11.
+# Those that FuxiCTR trains too: all nine would take it about twice as long.
 COMPARED = ("fm", "wide_deep", "deep_cross", "nfm-1")
 _METRICS = ("auc", "logloss", "rmse")
 # Least difference from the peer that counts. Three seeds may lie close together by chance; and the
