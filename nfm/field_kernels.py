@@ -1,5 +1,8 @@
 """The compiled loops of ``nfm.field_lookup``, built like those of ``nfm.kernels``.
 
+What the two have in common around the loop over occurrences is spelled out in both: shared as
+inlined functions it made a step slower.
+
 Shapes: B = rows of the batch, S = slots, N = B * S, F = fields, D = K + 1, U = distinct ids,
 X = rows of the table that the batch reads.
 """
