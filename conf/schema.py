@@ -13,14 +13,15 @@ from conf.checks import ChecksConfig
 from conf.evaluation import EvaluateConfig, check_evaluation
 from conf.fields import FieldConfig, VocabularyOptions
 from conf.negatives import NegativesConfig
+from conf.raw import RawConfig
+from conf.scoring import SCORE_COLUMNS, ScoreConfig
 from conf.section import NAME, Positive, Section, Seed
 from conf.training import ModelConfig, TrainConfig
 from conf.tuning import TuneConfig
 
-SCORE = "score"
-# What the scores hold beside the keys and the score.
-SCORE_COLUMNS = ("model_id", "scored_at", "ds")
 SPLITS = ("train", "valid", "test")
+# Models whose outputs are sums over fields and pairs of fields, or are so near a row.
+EXPLAINED = ("lr", "fm", "nfm")
 
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 
@@ -32,33 +33,6 @@ class LabelConfig(Section):
     threshold: float | None = Field(
         None, description="If given, the label is 1 where column >= threshold, else 0."
     )
-
-
-class RawConfig(Section):
-    """A table of raw rows: files, or a table of Spark's catalog."""
-
-    path: str | None = Field(None, description="Where the files are.")
-    format: str = Field(
-        "parquet", description="Of the files: parquet, csv, json, orc, or another that Spark reads."
-    )
-    options: dict[str, str] = Field(
-        {}, description="Of Spark's reader, e.g. header: 'true' for csv."
-    )
-    table: str | None = Field(None, description="Name of a catalog table, instead of a path.")
-    ds_column: str = Field("ds", description="Date column by which days are picked.")
-
-    @model_validator(mode="after")
-    def _files_or_table(self) -> "RawConfig":
-        if (self.path is None) == (self.table is None):
-            raise ValueError("give path or table, one of the two")
-        if self.table is not None and (self.format != "parquet" or self.options):
-            raise ValueError("format and options speak of files; a table knows its own")
-        return self
-
-    @property
-    def name(self) -> str:
-        """What messages call it."""
-        return self.path or f"table {self.table}"
 
 
 class RandomSplit(Section):
@@ -110,13 +84,6 @@ class FeaturesConfig(Section):
         "files for each of train.num_workers.",
     )
     seed: Seed = Field(0, description="Of the order of the rows.")
-
-
-class ScoreConfig(Section):
-    """The nightly batch."""
-
-    raw: RawConfig = Field(description="The raw rows to score; --ds picks the day.")
-    path: str = Field(description="The lake's table of scores, partitioned by ds.")
 
 
 class SparkConfig(Section):
@@ -172,9 +139,14 @@ class Config(Section):
             twice = [name for name in lower if lower.count(name) > 1]
             if twice:
                 raise ValueError(f"{what}: '{twice[0]}' is named twice; names must differ")
-        taken = {name.lower() for name in self.keys} & {SCORE, *SCORE_COLUMNS}
+        kept = [name.lower() for name in (*self.keys, *self.score.columns)]
+        taken = set(kept) & set(SCORE_COLUMNS)
         if taken:
-            raise ValueError(f"keys: '{taken.pop()}' is a column of the scores; rename it")
+            raise ValueError(
+                f"keys, score.columns: '{taken.pop()}' is a column of the scores; rename it"
+            )
+        if len(set(kept)) < len(kept):
+            raise ValueError("score.columns: the scores hold the keys, and each column once")
         known = {field.name for field in self.fields if isinstance(field, VocabularyOptions)}
         strangers = self.checks.max_unknown_share.keys() - known
         if strangers:
@@ -195,6 +167,15 @@ class Config(Section):
             raise ValueError("train.hosts goes with train.launcher: hosts, and only with it")
         if self.task == "regression" and self.negatives is not None:
             raise ValueError("negatives: rows with label 0 are drawn for task binary only")
+        if self.score.by is not None and self.score.by not in self.keys:
+            raise ValueError(f"score.by: '{self.score.by}' is none of the keys")
+        if self.score.calibration != "none" and self.task != "binary":
+            raise ValueError("score.calibration goes with task: binary")
+        if self.score.explain and self.model.name not in EXPLAINED:
+            raise ValueError(
+                f"score.explain: the contributions of fields to {self.model.name} are not known, "
+                f"only those to {', '.join(EXPLAINED)}"
+            )
         metric = self.train.early_stopping.metric
         check_evaluation(self.task, self.loss, metric, self.evaluate, self.fields)
         return self

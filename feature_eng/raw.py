@@ -19,7 +19,8 @@ from conf import storage
 from conf.errors import ConfigError, DataError
 from conf.fields import LABEL, WEIGHT
 from conf.manifest import MISSING, UNKNOWN, FieldSpec
-from conf.schema import LabelConfig, RawConfig
+from conf.raw import RawConfig
+from conf.schema import LabelConfig
 from feature_eng.spark_errors import first_line
 
 KEYS, SPLIT, DAY, ORDER = "_keys", "_split", "_day", "_order"

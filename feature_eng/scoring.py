@@ -14,7 +14,7 @@ from pyspark.sql import types as T
 from conf import storage
 from conf.errors import DataError
 from conf.manifest import FieldSpec, Manifest
-from conf.schema import SCORE, ScoreConfig
+from conf.scoring import SCORE, ScoreConfig
 from feature_eng.chunks import pack
 from feature_eng.encode import encoded_chunks, local_ids
 from feature_eng.raw import KEYS, field_column, key_columns, read_raw, rows_of_days

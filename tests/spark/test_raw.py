@@ -6,7 +6,8 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 
 from conf.errors import ConfigError, DataError
-from conf.schema import Config, RawConfig
+from conf.raw import RawConfig
+from conf.schema import Config
 from feature_eng.build import build_features
 from feature_eng.canonical import canonical_rows
 from feature_eng.raw import KEYS, read_raw, rows_of_days
