@@ -2,69 +2,211 @@
 
 import argparse
 import functools
+import re
 import time
+import uuid
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, timedelta
+from importlib.metadata import version
 
-from conf.loader import dump_config
-from conf.manifest import read_manifest
+from feature_eng.lake import publication
+from pyspark.sql import DataFrame, SparkSession
+
+from conf.cells import as_pairs, from_pairs
+from conf.loader import override_config
+from conf.manifest import CheckResult, SourceSpec
+from conf.partition import (
+    SCHEMA_VERSION,
+    PartitionManifest,
+    ScoreFile,
+    partition_path,
+    read_partition_manifest,
+)
 from conf.schema import Config
+from conf.scoring import MODEL_ID, SCORED_AT
+from feature_eng.gates import check_keys, check_scores, settle_gates
+from feature_eng.scored_files import Found, ScoreWriter
 from feature_eng.scoring import (
     canonical_score_rows,
-    count_rows_of_day,
-    publish_scores,
+    count_duplicates,
+    kept_columns,
     rows_of_day,
+    score_rows,
+    scores_schema,
 )
 from feature_eng.vocabulary import read_vocabulary
 from jobs.cli import Stage, day, main, parser
+from jobs.serving import served
 from jobs.session import spark_session
-from nfm.bundle import LATEST, load_bundle, resolve_bundle
-from nfm.predict import score_columns
+from nfm.bundle import LATEST, Bundle, load_bundle, resolve_bundle
 
 EXAMPLES = """\
   python -m jobs.score --config conf/movielens100k.yaml --ds 1998-04-23
+  python -m jobs.score --config X.yaml --ds 2026-01-02 --bundle serving --top-k 10 --by user_id
   spark-submit --py-files dist/nfm_pipeline-0.1.0.zip jobs/score.py \\
-      --config X.yaml --ds 1998-04-23"""
+      --config X.yaml --ds 2026-01-02"""
+
+
+class Clock:
+    """Times the parts of a run, in seconds."""
+
+    def __init__(self) -> None:
+        self._began = self._last = time.monotonic()
+        self.laps: dict[str, float] = {}
+
+    def lap(self, part: str) -> None:
+        """Give the time since the last part to this one."""
+        now = time.monotonic()
+        self.laps[part], self._last = round(now - self._last, 3), now
+
+    def total(self) -> float:
+        """Since the start."""
+        return time.monotonic() - self._began
 
 
 def run(config: Config, options: argparse.Namespace) -> Stage:
     """Score the day and replace its partition."""
-    start = time.monotonic()
+    clock = Clock()
+    config = with_options(config, options)
     path = resolve_bundle(config.train.path, options.bundle)
-    model_id = load_bundle(path).model_id  # a damaged one fails here, not in Spark's workers
+    bundle = load_bundle(path)
     spark = spark_session(config.spark)
-    manifest = read_manifest(path)
-    vocabulary = read_vocabulary(spark, path, manifest.vocabulary_fingerprint)
-    partition = f"{config.score.path}/ds={options.ds}"
-    rows = publish_scores(
-        rows_of_day(spark, config.score, options.ds),
-        manifest,
-        vocabulary,
-        functools.partial(score_columns, path),
-        model_id,
-        partition,
-        dump_config(config),
+    read_vocabulary(spark, path, bundle.manifest.vocabulary_fingerprint)
+    rows = _rows(spark, config, bundle, options.ds)
+    run_id = run_name(options.run_id)
+    with (
+        publication(spark, config.score, options.ds, run_id) as published,
+        served(spark, path, bundle.manifest.fields) as model,
+    ):
+        now = datetime.now(UTC)
+        writer = ScoreWriter(
+            encode=model.encoder,
+            fields=bundle.manifest.fields,
+            load_scorer=functools.partial(
+                model.scorer, config.score.calibration, config.score.explain
+            ),
+            schema=scores_schema(kept_columns(rows), explained=config.score.explain > 0),
+            constants={MODEL_ID: bundle.model_id, SCORED_AT: now},
+            directory=published.directory,
+            prefix=f"part-{run_id}",
+            top_k=config.score.top_k,
+            by=config.score.by,
+        )
+        clock.lap("prepare")
+        files, found = score_rows(rows, writer)
+        clock.lap("score")
+        checks = _check(spark, config, bundle, options.ds, published.directory, files, found)
+        settle_gates(checks, forced=options.force)
+        clock.lap("check")
+        manifest = PartitionManifest(
+            schema_version=SCHEMA_VERSION,
+            ds=options.ds,
+            run_id=run_id,
+            model_id=bundle.model_id,
+            vocabulary_fingerprint=bundle.manifest.vocabulary_fingerprint,
+            source=SourceSpec(
+                name=config.score.raw.name, rows=found.rows, ds_from=options.ds, ds_to=options.ds
+            ),
+            rows=sum(file.rows for file in files),
+            files=files,
+            checks=checks,
+            forced=options.force and any(check.outcome == "fail" for check in checks),
+            score_cells=as_pairs(found.cells),
+            seconds=clock.laps,
+            config_fingerprint=config.fingerprint(),
+            software={name: version(name) for name in ("pyspark", "pyarrow", "numpy", "torch")},
+            created_at=now.isoformat(),
+        )
+        published.commit(manifest)
+    facts = {"model": bundle.model_id, "gates": _told(checks)}
+    output = config.score.table or partition_path(config.score.path, options.ds)
+    return Stage("score", found.rows, manifest.rows, found.rows, clock.total(), output, facts)
+
+
+def _rows(spark: SparkSession, config: Config, bundle: Bundle, ds: str) -> DataFrame:
+    raw = rows_of_day(spark, config.score, ds)
+    kept = [*bundle.manifest.keys, *config.score.columns]
+    return canonical_score_rows(raw, bundle.manifest.fields, kept, config.score.optional)
+
+
+def _check(
+    spark: SparkSession,
+    config: Config,
+    bundle: Bundle,
+    ds: str,
+    directory: str,
+    files: Sequence[ScoreFile],
+    found: Found,
+) -> list[CheckResult]:
+    """What the gates say of the scores."""
+    gates, keys = config.score.gates, bundle.manifest.keys
+    yesterday = (date.fromisoformat(ds) - timedelta(days=1)).isoformat()
+    before = read_partition_manifest(partition_path(config.score.path, yesterday))
+    checks = check_scores(
+        gates,
+        bundle.manifest.fields,
+        found,
+        bundle.scores.cells,
+        from_pairs(before.score_cells) if before else None,
     )
-    return Stage("score", rows, rows, rows, time.monotonic() - start, partition, {})
+    if gates.duplicate_keys != "ignore":
+        paths = [f"{directory}/{file.path}" for file in files]
+        duplicates = count_duplicates(spark, paths, keys)
+        checks.append(check_keys(gates.duplicate_keys, duplicates, keys))
+    return checks
+
+
+def _told(checks: Sequence[CheckResult]) -> str:
+    counts = Counter(check.outcome for check in checks)
+    return ", ".join(f"{counts[outcome]} {outcome}" for outcome in ("pass", "warn", "fail"))
 
 
 def plan(config: Config, options: argparse.Namespace) -> list[str]:
     """What would be scored with what."""
-    path = resolve_bundle(config.train.path, options.bundle)
-    model_id = load_bundle(path).model_id
-    manifest = read_manifest(path)
-    raw = rows_of_day(spark_session(config.spark), config.score, options.ds)
-    canonical_score_rows(raw, manifest.fields, manifest.keys)  # are all columns there?
-    rows = count_rows_of_day(raw, config.score, options.ds)
+    config = with_options(config, options)
+    bundle = load_bundle(resolve_bundle(config.train.path, options.bundle))
+    spark = spark_session(config.spark)
+    _rows(spark, config, bundle, options.ds)  # are all columns there?
+    rows = rows_of_day(spark, config.score, options.ds).count()
+    output = config.score.table or partition_path(config.score.path, options.ds)
     return [
         f"score: {rows:,} rows of {config.score.raw.name} for {options.ds} with "
-        f"{model_id} -> {config.score.path}/ds={options.ds}"
+        f"{bundle.model_id} -> {output}"
     ]
+
+
+def with_options(config: Config, options: argparse.Namespace) -> Config:
+    """The configuration with what the command line says otherwise."""
+    if options.top_k is None and options.by is None:
+        return config
+    values = {"score.top_k": options.top_k, "score.by": options.by}
+    return override_config(config, values, "--top-k, --by")
+
+
+def run_name(given: str | None) -> str:
+    """The name of a run as a part of file names: the scheduler's, or one of our own."""
+    if given is None:
+        given = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
+    return re.sub(r"[^A-Za-z0-9_-]", "-", given)
+
+
+def add_arguments(made: argparse.ArgumentParser) -> None:
+    """Options of scoring."""
+    made.add_argument("--top-k", type=int, help="rows kept for each value of --by")
+    made.add_argument("--by", help="key column whose values keep --top-k rows each")
+    made.add_argument("--force", action="store_true", help="publish though a gate failed")
+    made.add_argument(
+        "--run-id", help="the scheduler's name of this run: what it published is not done twice"
+    )
 
 
 def arguments() -> argparse.ArgumentParser:
     """The job's command line."""
     made = parser(__doc__, EXAMPLES)
     made.add_argument("--ds", type=day, required=True, help="day to score, YYYY-MM-DD")
-    made.add_argument("--bundle", default=LATEST, help="id, path or 'latest' (default)")
+    made.add_argument("--bundle", default=LATEST, help="id, alias, path or 'latest' (default)")
+    add_arguments(made)
     return made
 
 

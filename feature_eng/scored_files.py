@@ -1,0 +1,263 @@
+"""Scores as Spark's Python workers write them: a file per task, and what was found on the way."""
+
+import itertools
+import json
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from conf import storage
+from conf.cells import Cells, add_cells, as_pairs, count_cells, from_pairs
+from conf.errors import RunError
+from conf.manifest import MISSING, PADDING, FieldSpec
+from conf.partition import ScoreFile
+from conf.scoring import EXPLANATION, SCORE
+from feature_eng.raw import KEYS
+from feature_eng.workers import Batches
+
+Array = npt.NDArray[Any]
+# Encoded columns of some rows (see ``feature_eng.encode``) to ``score`` and ``model_score``,
+# float64 [n], and ``explanation``, if it was asked for.
+Scorer = Callable[[dict[str, Array]], Mapping[str, Any]]
+
+# What a task yields of the file that it wrote.
+WRITTEN = "path string, rows bigint, bytes bigint, found string"
+MODEL_SCORE = "model_score"
+_ROW_GROUP_ROWS = 1 << 18
+_FREQUENT = 100
+
+
+@dataclass(frozen=True)
+class Found:
+    """What some scored rows were like.
+
+    Attributes:
+        rows: That were scored.
+        missing: Per field, the rows without a value.
+        unknown: Per field with a vocabulary, the values that are not known.
+        values: Per field with a vocabulary, all values.
+        cells: The scores, before calibration, by cell (``conf.cells``).
+        frequent: The most frequent of them, with their rows. What a file holds in no more than
+            1% of its rows may be left out.
+    """
+
+    rows: int
+    missing: dict[str, int]
+    unknown: dict[str, int]
+    values: dict[str, int]
+    cells: Cells
+    frequent: dict[float, int]
+
+    @classmethod
+    def none(cls) -> "Found":
+        """Of no rows."""
+        return cls(0, {}, {}, {}, {}, {})
+
+    def __add__(self, other: "Found") -> "Found":
+        return Found(
+            rows=self.rows + other.rows,
+            missing=_added(self.missing, other.missing),
+            unknown=_added(self.unknown, other.unknown),
+            values=_added(self.values, other.values),
+            cells=add_cells([self.cells, other.cells]),
+            frequent=_most(_added(self.frequent, other.frequent)),
+        )
+
+    @classmethod
+    def of(
+        cls,
+        columns: Mapping[str, Array],
+        fields: Sequence[FieldSpec],
+        nulls: Mapping[str, int],
+        scores: npt.NDArray[np.float64],
+    ) -> "Found":
+        """Of encoded rows and their scores.
+
+        Args:
+            columns: The rows.
+            fields: How they were encoded.
+            nulls: Rows without a value of each numeric field, whose encoded zero does not tell.
+            scores: Before calibration [n].
+        """
+        missing, unknown, values = dict(nulls), {}, {}
+        for field in fields:
+            ids = columns[field.name]
+            if field.kind == "numeric":
+                continue
+            first = ids[:, 0] if ids.ndim == 2 else ids
+            missing[field.name] = int(np.count_nonzero(first == MISSING))
+            if field.has_vocabulary:
+                present = np.count_nonzero((ids != MISSING) & (ids != PADDING))
+                known = np.count_nonzero(ids >= field.first_known)
+                values[field.name], unknown[field.name] = int(present), int(present - known)
+        distinct, counts = np.unique(scores, return_counts=True)
+        top = np.argsort(-counts, kind="stable")[:_FREQUENT]
+        frequent = dict(zip(distinct[top].tolist(), counts[top].tolist(), strict=True))
+        return cls(len(scores), missing, unknown, values, count_cells(scores), frequent)
+
+    def to_json(self) -> str:
+        """As text, for the driver."""
+        return json.dumps(
+            (
+                *(self.rows, self.missing, self.unknown, self.values),
+                *(as_pairs(self.cells), list(self.frequent.items())),
+            )
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> "Found":
+        """The way back."""
+        rows, missing, unknown, values, cells, frequent = json.loads(text)
+        return cls(rows, missing, unknown, values, from_pairs(cells), dict(map(tuple, frequent)))
+
+
+@dataclass(frozen=True)
+class ScoreWriter:
+    """Encodes, scores and writes the rows of a task; runs in Spark's Python workers.
+
+    Attributes:
+        encode: Canonical rows to encoded columns.
+        fields: How they are encoded.
+        load_scorer: Loads the model, or finds that of an earlier task.
+        schema: Of the files: the kept columns, ``score``, constants, ``explanation``.
+        constants: Columns that are the same in every row, by name.
+        directory: Where the files go.
+        prefix: How their names begin; a random part follows, so that the file of a task that is
+            tried again is another one.
+        top_k: Rows to keep for each value of ``by``, all of whose rows come to one task.
+        by: A kept column.
+    """
+
+    encode: Callable[[pa.Table], dict[str, Array]]
+    fields: Sequence[FieldSpec]
+    load_scorer: Callable[[], Scorer]
+    schema: pa.Schema
+    constants: Mapping[str, Any]
+    directory: str
+    prefix: str
+    top_k: int | None = None
+    by: str | None = None
+
+    def write(self, batches: Batches) -> Batches:
+        """Score the rows of a task; yields a ``WRITTEN`` for them, if there are any."""
+        found = Found.none()
+
+        def scored() -> Iterator[pa.Table]:
+            nonlocal found
+            scorer = self.load_scorer()
+            for batch in batches:
+                if len(batch):
+                    table, of_batch = self._score(pa.Table.from_batches([batch]), scorer)
+                    found += of_batch
+                    yield table
+
+        tables = scored()
+        if self.top_k is not None and self.by is not None:
+            tables = best_rows(tables, self.top_k, self.by)
+        path = f"{self.prefix}-{uuid.uuid4().hex[:8]}.parquet"
+        if file := write_file(tables, self.schema, self.directory, path):
+            values = [[file.path], [file.rows], [file.bytes], [found.to_json()]]
+            yield pa.record_batch(values, ["path", "rows", "bytes", "found"])
+
+    def _score(self, rows: pa.Table, scorer: Scorer) -> tuple[pa.Table, Found]:
+        columns = self.encode(rows)
+        scores = scorer(columns)
+        kept = rows[KEYS].combine_chunks().flatten()
+        names = [field.name for field in rows.schema.field(KEYS).type]
+        data = dict(zip(names, kept, strict=True)) | {SCORE: pa.array(scores[SCORE])}
+        data |= {name: pa.repeat(value, len(rows)) for name, value in self.constants.items()}
+        if EXPLANATION in self.schema.names:
+            data[EXPLANATION] = scores[EXPLANATION]
+        nulls = {f.name: rows[f.name].null_count for f in self.fields if f.kind == "numeric"}
+        found = Found.of(columns, self.fields, nulls, scores[MODEL_SCORE])
+        return pa.table([data[name] for name in self.schema.names], schema=self.schema), found
+
+
+def best_rows(tables: Iterator[pa.Table], top_k: int, by: str) -> Iterator[pa.Table]:
+    """The rows with the greatest scores for each value of a column; of equal ones the first.
+
+    Args:
+        tables: Scored rows, of which some are held at a time.
+        top_k: Rows for each value.
+        by: The column, which comes first in the tables or among the keys.
+
+    Yields:
+        One table, ordered by that column, then by score, descending, then by the other keys.
+    """
+    held: list[pa.Table] = []
+    rows = 0
+    for table in tables:
+        held.append(table)
+        rows += len(table)
+        if rows >= _ROW_GROUP_ROWS:
+            held, rows = [_best(pa.concat_tables(held), top_k, by)], 0
+    if held:
+        yield _best(pa.concat_tables(held), top_k, by)
+
+
+def _best(rows: pa.Table, top_k: int, by: str) -> pa.Table:
+    others = [name for name in rows.column_names[: rows.column_names.index(SCORE)] if name != by]
+    order = [(by, "ascending"), (SCORE, "descending"), *((name, "ascending") for name in others)]
+    rows = rows.take(pc.sort_indices(rows, sort_keys=order))
+    codes = rows[by].combine_chunks().dictionary_encode(null_encoding="encode").indices.to_numpy()
+    begins = np.flatnonzero(np.diff(codes, prepend=-1))
+    rank = np.arange(len(codes)) - np.repeat(begins, np.diff([*begins, len(codes)]))
+    return rows.filter(pa.array(rank < top_k))
+
+
+def write_file(
+    tables: Iterator[pa.Table], schema: pa.Schema, directory: str, path: str
+) -> ScoreFile | None:
+    """Write tables as one Parquet file; none if there are none.
+
+    Raises:
+        RunError: Not all rows are in it.
+    """
+    first = next(tables, None)
+    if first is None:
+        return None
+    fs, plain = storage.filesystem(f"{directory}/{path}")
+    texts = [field.name for field in schema if field.name != SCORE and not _is_nested(field.type)]
+    rows = 0
+    with (
+        fs.open(plain, "wb") as file,
+        pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=texts) as writer,
+    ):
+        for group in _row_groups(itertools.chain([first], tables)):
+            writer.write_table(group)
+            rows += len(group)
+    with fs.open(plain, "rb") as file:
+        written = pq.read_metadata(file).num_rows
+    if written != rows:
+        raise RunError(f"'{path}' has {written} rows, {rows} were written: the store damaged it")
+    return ScoreFile(path=path, rows=rows, bytes=fs.size(plain))
+
+
+def _row_groups(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    held: list[pa.Table] = []
+    for table in tables:
+        held.append(table)
+        if sum(map(len, held)) >= _ROW_GROUP_ROWS:
+            yield pa.concat_tables(held)
+            held = []
+    if held:
+        yield pa.concat_tables(held)
+
+
+def _is_nested(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_nested(kind))
+
+
+def _added(one: Mapping[Any, int], other: Mapping[Any, int]) -> dict[Any, int]:
+    return {key: one.get(key, 0) + other.get(key, 0) for key in [*one, *(other.keys() - one)]}
+
+
+def _most(counts: Mapping[float, int]) -> dict[float, int]:
+    return dict(sorted(counts.items(), key=lambda item: -item[1])[:_FREQUENT])
