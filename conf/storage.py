@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -90,9 +90,7 @@ def staged_directory(final: str, *, overwrite: bool, proof: str) -> Iterator[str
 
     Yields the path to write to. When the block ends normally the directory takes the name
     ``final`` (on a local disk in one atomic step, so that a reader sees the old or the new one);
-    when it raises, what was staged is removed and ``final`` is as it was. Spark ignores the hidden
-    names. What a killed run left beside ``final`` is cleared first, where locks tell that it is
-    dead.
+    when it raises, what was staged is removed and ``final`` is as it was.
 
     Args:
         final: The directory to publish.
@@ -104,27 +102,55 @@ def staged_directory(final: str, *, overwrite: bool, proof: str) -> Iterator[str
         ConfigError: ``final`` exists and may not be replaced.
         RunError: Another run is writing ``final``, or published it meanwhile.
     """
+    with scratch_directory(final) as staging:
+        publish = replacing(final, overwrite=overwrite, proof=proof)
+        yield staging
+        publish(staging)
+
+
+@contextmanager
+def scratch_directory(final: str) -> Iterator[str]:
+    """A hidden directory beside ``final``, for the only run that may write ``final`` now.
+
+    It is removed when the block ends. Spark ignores the hidden names. What a killed run left beside
+    ``final`` is cleared first, where locks tell that it is dead.
+
+    Raises:
+        RunError: Another run is writing ``final``.
+    """
     fs, target = filesystem(final)
     parent, _, name = target.rpartition("/")
     staging = f"{parent}/.{name}.staging-{uuid.uuid4().hex[:8]}"
     with _only_run(fs, target) as alone:
         if alone:
             _clear_after_killed_runs(fs, target)
-        refuse_existing(final, overwrite=overwrite, proof=proof)
-        before = _version(fs, f"{target}/{proof}")
         fs.makedirs(staging, exist_ok=True)
         try:
             yield fs.unstrip_protocol(staging) if "://" in final else staging
-            if _version(fs, f"{target}/{proof}") not in (before, None):
-                raise RunError(
-                    f"another run published '{final}' meanwhile: that one stays, and nothing of "
-                    f"this one was published; run again if it is to be replaced"
-                )
-            refuse_existing(final, overwrite=overwrite, proof=proof)
-            _replace(fs, staging, target)
         finally:
             if fs.exists(staging):
                 fs.rm(staging, recursive=True)
+
+
+def replacing(final: str, *, overwrite: bool, proof: str) -> Callable[[str], None]:
+    """Begin to replace ``final``; the result puts a staged directory in its place.
+
+    Args and errors are those of ``staged_directory``.
+    """
+    fs, target = filesystem(final)
+    refuse_existing(final, overwrite=overwrite, proof=proof)
+    before = _version(fs, f"{target}/{proof}")
+
+    def publish(staging: str) -> None:
+        if _version(fs, f"{target}/{proof}") not in (before, None):
+            raise RunError(
+                f"another run published '{final}' meanwhile: that one stays, and nothing of "
+                f"this one was published; run again if it is to be replaced"
+            )
+        refuse_existing(final, overwrite=overwrite, proof=proof)
+        _replace(fs, filesystem(staging)[1], target)
+
+    return publish
 
 
 def _only_run(fs: Any, target: str) -> AbstractContextManager[bool]:
