@@ -66,7 +66,7 @@ def tonight(spark: SparkSession, built: Built, ds: str = DS, kept: Sequence[str]
 
 def writer(built: Built, rows: DataFrame, directory: Path, **others: Any) -> ScoreWriter:
     """Writes the scores of ``of_user`` into a new directory."""
-    indices = directory.with_name(f"_{directory.name}-indices")  # Spark does not look there
+    indices = directory.with_name(f"_{directory.name[:2]}")  # Spark does not look there
     directory.mkdir()
     indices.mkdir()
     write_indices(built.config.features.path, built.manifest.fields, str(indices))
