@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -57,6 +57,12 @@ def absolute(path: str) -> str:
     return path if "://" in path else str(filesystem(path)[1])
 
 
+def make_directory(path: str) -> None:
+    """Make a directory and those above it, if they are not there."""
+    fs, plain = filesystem(path)
+    fs.makedirs(plain, exist_ok=True)
+
+
 def remove(path: str) -> None:
     """Remove a file or a directory with all that is in it."""
     fs, plain = filesystem(path)
@@ -71,17 +77,32 @@ def remove_others(directory: str, kept: set[str]) -> None:
             fs.rm(path)
 
 
+def move_files(source: str, target: str, names: Iterable[str]) -> None:
+    """Move files from one directory into another, which is made if it is not there."""
+    fs, plain = filesystem(source)
+    _, place = filesystem(target)
+    fs.makedirs(place, exist_ok=True)
+    if isinstance(fs, AsyncFileSystem):
+        _move_objects(fs, [f"{plain}/{name}" for name in names], plain, place)
+    else:
+        for name in names:
+            fs.mv(f"{plain}/{name}", f"{place}/{name}")
+
+
 def move_directory(fs: Any, source: str, target: str) -> None:
     """Give a directory another name, where there is none of that name.
 
     An object store has no directories: there every file is copied, then every original removed.
     """
     if isinstance(fs, AsyncFileSystem):
-        files = fs.find(source)
-        fs.copy(files, [target + file.removeprefix(source) for file in files], on_error="raise")
-        fs.rm(files)
+        _move_objects(fs, fs.find(source), source, target)
     else:
         fs.mv(source, target, recursive=True)
+
+
+def _move_objects(fs: AsyncFileSystem, files: list[str], source: str, target: str) -> None:
+    fs.copy(files, [target + file.removeprefix(source) for file in files], on_error="raise")
+    fs.rm(files)
 
 
 @contextmanager
