@@ -17,6 +17,8 @@ from fsspec.implementations.local import LocalFileSystem
 from conf.errors import ConfigError, RunError
 from conf.lock import locked
 
+_HIDDEN = re.compile(r"\.(?P<name>.+)\.(staging|retired)-[0-9a-f]{8}")
+
 
 def filesystem(path: str) -> tuple[Any, str]:
     """The fsspec file system of a path or URL, and the path on it."""
@@ -142,7 +144,7 @@ def scratch_directory(final: str) -> Iterator[str]:
     fs, target = filesystem(final)
     parent, _, name = target.rpartition("/")
     staging = f"{parent}/.{name}.staging-{uuid.uuid4().hex[:8]}"
-    with _only_run(fs, target) as alone:
+    with only_run(final) as alone:
         if alone:
             _clear_after_killed_runs(fs, target)
         fs.makedirs(staging, exist_ok=True)
@@ -174,8 +176,13 @@ def replacing(final: str, *, overwrite: bool, proof: str) -> Callable[[str], Non
     return publish
 
 
-def _only_run(fs: Any, target: str) -> AbstractContextManager[bool]:
-    """A lock on a directory to publish; false where there are no locks."""
+def only_run(final: str) -> AbstractContextManager[bool]:
+    """A lock on a directory to publish; false where there are no locks.
+
+    Raises:
+        RunError: Another run holds it.
+    """
+    fs, target = filesystem(final)
     if not isinstance(fs, LocalFileSystem):
         return nullcontext(False)
     parent, _, name = target.rpartition("/")
@@ -190,12 +197,26 @@ def _clear_after_killed_runs(fs: LocalFileSystem, target: str) -> None:
     still write for a moment, but only under the old names; what it adds now goes the next time.)
     """
     parent, _, name = target.rpartition("/")
-    ours = re.compile(rf"\.{re.escape(name)}\.(staging|retired)-[0-9a-f]{{8}}")
-    for left in sorted(path for path in os.listdir(parent) if ours.fullmatch(path)):
-        if ".retired-" in left and not fs.exists(target):
-            move_directory(fs, f"{parent}/{left}", target)
+    for left in sorted(hidden_directories(parent).get(name, ())):
+        if is_retired(left) and not fs.exists(target):
+            move_directory(fs, left, target)
         else:
-            shutil.rmtree(f"{parent}/{left}", ignore_errors=True)
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def hidden_directories(parent: str) -> dict[str, list[str]]:
+    """By name of an output, the directories that its runs hold or left beside it."""
+    fs, plain = filesystem(parent)
+    found: dict[str, list[str]] = {}
+    for path in fs.ls(plain, detail=False) if fs.exists(plain) else ():
+        if ours := _HIDDEN.fullmatch(path.rpartition("/")[2]):
+            found.setdefault(ours["name"], []).append(path)
+    return found
+
+
+def is_retired(hidden: str) -> bool:
+    """Whether a hidden directory was published once."""
+    return ".retired-" in hidden.rpartition("/")[2]
 
 
 def _version(fs: Any, proof: str) -> str | None:

@@ -44,7 +44,7 @@ def publication(
     """
     partition = storage.absolute(partition_path(config.path, ds))
     with storage.scratch_directory(partition) as staging:
-        publish = _way(config).begin(spark, config, ds, run_id)
+        publish = way_of(config).begin(spark, config, ds, run_id)
 
         def commit(manifest: PartitionManifest) -> None:
             keep_named_files(staging, manifest)
@@ -61,7 +61,7 @@ def manifest_of(config: ScoreConfig, ds: str) -> PartitionManifest | None:
     Raises:
         DataError: It is damaged.
     """
-    return _way(config).manifest_of(config, ds)
+    return way_of(config).manifest_of(config, ds)
 
 
 def read_partition(
@@ -79,10 +79,11 @@ def read_partition(
     Returns:
         None where there are no scores of that day.
     """
-    return _way(config).read(spark, config, ds, use)
+    return way_of(config).read(spark, config, ds, use)
 
 
-def _way(config: ScoreConfig) -> Way:
+def way_of(config: ScoreConfig) -> Way:
+    """The module that publishes."""
     if config.table is not None:
         return catalog
     return delta if config.format == "delta" else parquet

@@ -15,11 +15,15 @@ from conf.partition import (
     FILE_NAME,
     PartitionManifest,
     partition_path,
-    read_partition_manifest,
     write_partition_manifest,
 )
 from conf.scoring import DS, ScoreConfig
+
+# Beside the table there is a directory of manifests, which name no files.
+from feature_eng.lake.parquet import counting, manifest_of, unused
 from feature_eng.lake.way import Made, Publish
+
+__all__ = ["begin", "counting", "manifest_of", "read", "unused"]
 
 # Spark's own tables: only the days that the rows are of, each job with files of its own until its
 # end, so that two days can be published at once; Hive's: allow this.
@@ -68,11 +72,6 @@ def _overwrite(spark: SparkSession, table: str, ds: str, scores: DataFrame, rows
         f"INSERT OVERWRITE TABLE {table} {partition} BY NAME SELECT * FROM {{scores}}",
         scores=scores,
     )
-
-
-def manifest_of(config: ScoreConfig, ds: str) -> PartitionManifest | None:
-    """The manifest of the run that last replaced the day's rows in the table."""
-    return read_partition_manifest(partition_path(config.path, ds))
 
 
 def read(

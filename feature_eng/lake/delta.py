@@ -7,7 +7,7 @@ there, whenever a run is killed, and also after a RESTORE of an earlier version.
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,7 +27,7 @@ from conf.partition import (
 )
 from conf.scoring import DS, ScoreConfig
 from feature_eng.lake.parquet import read_files
-from feature_eng.lake.way import Made, Publish
+from feature_eng.lake.way import Made, Publish, older
 
 _MANIFESTS = "_manifests"  # VACUUM passes over names with an underscore in the table's directory
 _TRIES = 10
@@ -179,12 +179,22 @@ def manifest_of(config: ScoreConfig, ds: str) -> PartitionManifest | None:
     """The manifest whose files are those of the log; None also if another tool rewrote them."""
     root = storage.absolute(config.path)
     active = _active(_table(root), ds)
-    fs, plain = storage.filesystem(_manifests(root, ds))
-    for path in fs.glob(f"{plain}/*.json") if active else ():
-        manifest = read_partition_manifest(_manifests(root, ds), path.rpartition("/")[2])
-        if manifest is not None and {file.path for file in manifest.files} == active:
+    for manifest in _written_manifests(root, ds) if active else ():
+        if _names(manifest) == active:
             return manifest
     return None
+
+
+def _written_manifests(root: str, ds: str) -> Iterator[PartitionManifest]:
+    """Those of all runs, also of killed ones."""
+    fs, plain = storage.filesystem(_manifests(root, ds))
+    for path in fs.glob(f"{plain}/*.json"):
+        if manifest := read_partition_manifest(plain, path.rpartition("/")[2]):
+            yield manifest
+
+
+def _names(manifest: PartitionManifest) -> set[str]:
+    return {file.path for file in manifest.files}
 
 
 def read(
@@ -194,3 +204,33 @@ def read(
     root = storage.absolute(config.path)
     files = [f"{partition_path(root, ds)}/{name}" for name in sorted(_active(_table(root), ds))]
     return use(read_files(spark, root, files)) if files else None
+
+
+def unused(config: ScoreConfig, keep_hours: int) -> dict[str, list[str]]:
+    """Files that the log needs no more or never knew, and manifests of nothing else."""
+    root = storage.absolute(config.path)
+    if (table := _table(root)) is None:
+        return {}
+    found: dict[str, list[str]] = {}
+    fs, plain = storage.filesystem(root)
+    paths = table.vacuum(keep_hours, dry_run=True, enforce_retention_duration=False, full=True)
+    for path in paths:
+        if path.startswith(f"{DS}="):
+            ds = path.partition("/")[0].removeprefix(f"{DS}=")
+            found.setdefault(ds, []).append(f"{plain}/{path}")
+    for path in fs.glob(f"{plain}/{_MANIFESTS}/{DS}=*/*"):
+        ds = path.split("/")[-2].removeprefix(f"{DS}=")
+        present = set(fs.glob(f"{partition_path(plain, ds)}/*")) - set(found.get(ds, ()))
+        run_id = path.rpartition("/")[2].removesuffix(".json")
+        if not any(f"/part-{run_id}-" in file for file in present) and older(path, keep_hours):
+            found.setdefault(ds, []).append(path)
+    return found
+
+
+def counting(config: ScoreConfig, ds: str) -> set[str]:
+    """The files that the log names, and their manifest."""
+    root = storage.absolute(config.path)
+    _, plain = storage.filesystem(root)
+    files = {f"{partition_path(plain, ds)}/{name}" for name in _active(_table(root), ds)}
+    manifest = manifest_of(config, ds)
+    return files | ({f"{_manifests(plain, ds)}/{manifest.run_id}.json"} if manifest else set())

@@ -16,8 +16,8 @@ from conf.partition import (
     read_partition_manifest,
     write_partition_manifest,
 )
-from conf.scoring import ScoreConfig
-from feature_eng.lake.way import Made, Publish
+from conf.scoring import DS, ScoreConfig
+from feature_eng.lake.way import Made, Publish, older
 
 
 def begin(spark: SparkSession, config: ScoreConfig, ds: str, run_id: str) -> Publish:
@@ -71,7 +71,21 @@ def read_files(spark: SparkSession, table: str, files: list[str]) -> DataFrame:
     return spark.read.options(**options).parquet(*files)
 
 
-def counting(config: ScoreConfig, ds: str) -> set[str] | None:
-    """Names in a day's partition that count; None where it is none of ours."""
+def unused(config: ScoreConfig, keep_hours: int) -> dict[str, list[str]]:
+    """Files that no manifest names, in directories with a manifest; others are none of ours."""
+    fs, root = storage.filesystem(config.path)
+    found = {}
+    for path in fs.glob(f"{root}/{DS}=*/{FILE_NAME}"):
+        partition = path.rpartition("/")[0]
+        ds = partition.rpartition(f"{DS}=")[2]
+        counts = counting(config, ds)
+        found[ds] = [file for file in fs.find(partition) if file not in counts]
+    return {ds: [file for file in files if older(file, keep_hours)] for ds, files in found.items()}
+
+
+def counting(config: ScoreConfig, ds: str) -> set[str]:
+    """The manifest, and the files that it names."""
+    _, partition = storage.filesystem(partition_path(config.path, ds))
     manifest = manifest_of(config, ds)
-    return None if manifest is None else {FILE_NAME, *(file.path for file in manifest.files)}
+    files = manifest.files if manifest else []
+    return {f"{partition}/{name}" for name in (FILE_NAME, *(file.path for file in files))}

@@ -1,6 +1,7 @@
 """What the ways to publish a day's scores have in common."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Protocol, TypeVar
 
 from pyspark.sql import DataFrame, SparkSession
@@ -29,6 +30,12 @@ class Way(Protocol):
     ) -> Made | None:
         """What ``use`` makes of a day's scores; None where there are none."""
 
+    def unused(self, config: ScoreConfig, keep_hours: int) -> dict[str, list[str]]:
+        """By day, the files that do not count as this looks, and are older."""
+
+    def counting(self, config: ScoreConfig, ds: str) -> set[str]:
+        """A day's files that count now."""
+
 
 def keep_named_files(staging: str, manifest: PartitionManifest) -> None:
     """Remove what a manifest does not name: files of tasks that Spark tried again.
@@ -48,3 +55,10 @@ def keep_named_files(staging: str, manifest: PartitionManifest) -> None:
             )
     for entry in found.values():
         fs.rm(entry["name"], recursive=True)
+
+
+def older(path: str, hours: int) -> bool:
+    """Whether a file, or all that is in a directory, was last written so long ago."""
+    fs, plain = storage.filesystem(path)
+    until = datetime.now(UTC) - timedelta(hours=hours)
+    return all(fs.modified(file) <= until for file in fs.find(plain))
