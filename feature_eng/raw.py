@@ -160,7 +160,7 @@ def hashed_id(value: Column, buckets: int, seed: int) -> Column:
 
 def unknown_name(field: FieldSpec) -> str:
     """The column of ``unknown_column``."""
-    return f"_unknown.{field.name}"
+    return f"_unknown_{field.name}"
 
 
 def unknown_column(field: FieldSpec) -> Column:

@@ -5,7 +5,7 @@ import json
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,6 @@ from conf.errors import RunError
 from conf.manifest import MISSING, PADDING, FieldSpec
 from conf.partition import ScoreFile
 from conf.scoring import EXPLANATION, SCORE
-from feature_eng.raw import KEYS
 from feature_eng.workers import Batches
 
 Array = npt.NDArray[Any]
@@ -32,6 +31,24 @@ WRITTEN = "path string, rows bigint, bytes bigint, found string"
 MODEL_SCORE = "model_score"
 _ROW_GROUP_ROWS = 1 << 18
 _FREQUENT = 100
+
+
+class Block(NamedTuple):
+    """Encoded rows.
+
+    Attributes:
+        columns: Per field, as ``feature_eng.encode`` has them.
+        kept: Columns of the scores that the rows have.
+        nulls: Per numeric field, whose encoded zero does not tell, whether a row has no value.
+    """
+
+    columns: dict[str, Array]
+    kept: Mapping[str, pa.Array]
+    nulls: Mapping[str, npt.NDArray[np.bool_]]
+
+
+# Rows of a batch to blocks of encoded ones.
+BlockEncoder = Callable[[pa.Table], Iterator[Block]]
 
 
 @dataclass(frozen=True)
@@ -72,23 +89,19 @@ class Found:
 
     @classmethod
     def of(
-        cls,
-        columns: Mapping[str, Array],
-        fields: Sequence[FieldSpec],
-        nulls: Mapping[str, int],
-        scores: npt.NDArray[np.float64],
+        cls, block: Block, fields: Sequence[FieldSpec], scores: npt.NDArray[np.float64]
     ) -> "Found":
         """Of encoded rows and their scores.
 
         Args:
-            columns: The rows.
+            block: The rows.
             fields: How they were encoded.
-            nulls: Rows without a value of each numeric field, whose encoded zero does not tell.
             scores: Before calibration [n].
         """
-        missing, unknown, values = dict(nulls), {}, {}
+        missing = {name: int(np.count_nonzero(null)) for name, null in block.nulls.items()}
+        unknown, values = dict[str, int](), dict[str, int]()
         for field in fields:
-            ids = columns[field.name]
+            ids = block.columns[field.name]
             if field.kind == "numeric":
                 continue
             first = ids[:, 0] if ids.ndim == 2 else ids
@@ -123,7 +136,7 @@ class ScoreWriter:
     """Encodes, scores and writes the rows of a task; runs in Spark's Python workers.
 
     Attributes:
-        encode: Canonical rows to encoded columns.
+        encode: Rows to blocks of encoded ones.
         fields: How they are encoded.
         load_scorer: Loads the model, or finds that of an earlier task.
         schema: Of the files: the kept columns, ``score``, constants, ``explanation``.
@@ -135,7 +148,7 @@ class ScoreWriter:
         by: A kept column.
     """
 
-    encode: Callable[[pa.Table], dict[str, Array]]
+    encode: BlockEncoder
     fields: Sequence[FieldSpec]
     load_scorer: Callable[[], Scorer]
     schema: pa.Schema
@@ -153,10 +166,12 @@ class ScoreWriter:
             nonlocal found
             scorer = self.load_scorer()
             for batch in batches:
-                if len(batch):
-                    table, of_batch = self._score(pa.Table.from_batches([batch]), scorer)
-                    found += of_batch
-                    yield table
+                if len(batch) == 0:
+                    continue
+                for block in self.encode(pa.Table.from_batches([batch])):
+                    scores = scorer(block.columns)
+                    found += Found.of(block, self.fields, scores[MODEL_SCORE])
+                    yield self._table(block, scores)
 
         tables = scored()
         if self.top_k is not None and self.by is not None:
@@ -166,18 +181,13 @@ class ScoreWriter:
             values = [[file.path], [file.rows], [file.bytes], [found.to_json()]]
             yield pa.record_batch(values, ["path", "rows", "bytes", "found"])
 
-    def _score(self, rows: pa.Table, scorer: Scorer) -> tuple[pa.Table, Found]:
-        columns = self.encode(rows)
-        scores = scorer(columns)
-        kept = rows[KEYS].combine_chunks().flatten()
-        names = [field.name for field in rows.schema.field(KEYS).type]
-        data = dict(zip(names, kept, strict=True)) | {SCORE: pa.array(scores[SCORE])}
-        data |= {name: pa.repeat(value, len(rows)) for name, value in self.constants.items()}
+    def _table(self, block: Block, scores: Mapping[str, Any]) -> pa.Table:
+        data = {**block.kept, SCORE: pa.array(scores[SCORE])}
+        rows = len(data[SCORE])
+        data |= {name: pa.repeat(value, rows) for name, value in self.constants.items()}
         if EXPLANATION in self.schema.names:
             data[EXPLANATION] = scores[EXPLANATION]
-        nulls = {f.name: rows[f.name].null_count for f in self.fields if f.kind == "numeric"}
-        found = Found.of(columns, self.fields, nulls, scores[MODEL_SCORE])
-        return pa.table([data[name] for name in self.schema.names], schema=self.schema), found
+        return pa.table([data[name] for name in self.schema.names], schema=self.schema)
 
 
 def best_rows(tables: Iterator[pa.Table], top_k: int, by: str) -> Iterator[pa.Table]:

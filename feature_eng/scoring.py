@@ -5,10 +5,10 @@ write the scores themselves (``feature_eng.scored_files``). Only file names and 
 """
 
 import functools
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
@@ -32,7 +32,7 @@ from feature_eng.raw import (
     rows_of_days,
     unknown_column,
 )
-from feature_eng.scored_files import WRITTEN, Found, ScoreWriter, write_file
+from feature_eng.scored_files import WRITTEN, Block, Found, ScoreWriter, write_file
 from feature_eng.shipped import Shipped
 from feature_eng.value_index import ValueIndex
 from feature_eng.workers import in_worker
@@ -99,24 +99,35 @@ class Encoder:
     fields: Sequence[FieldSpec]
     indices: Shipped
 
-    def __call__(self, rows: pa.Table) -> dict[str, npt.NDArray[Any]]:
-        """Columns as ``feature_eng.encode.encode_rows`` has them."""
+    def __call__(self, rows: pa.Table) -> Iterator[Block]:
+        """One block of all rows."""
         names = tuple(field.name for field in self.fields if field.has_vocabulary)
-        return encode_rows(rows, self.fields, _load_indices(self.indices.path(), names))
+        columns = encode_rows(rows, self.fields, _load_indices(self.indices.path(), names))
+        yield Block(columns, kept_values(rows), _nulls(rows, self.fields))
+
+
+def kept_values(rows: pa.Table) -> dict[str, pa.Array]:
+    """The kept columns of canonical rows."""
+    names = [field.name for field in rows.schema.field(KEYS).type]
+    return dict(zip(names, rows[KEYS].combine_chunks().flatten(), strict=True))
+
+
+def _nulls(rows: pa.Table, fields: Iterable[FieldSpec]) -> dict[str, npt.NDArray[np.bool_]]:
+    return {f.name: rows[f.name].is_null().to_numpy() for f in fields if f.kind == "numeric"}
 
 
 def write_indices(bundle: str, fields: Sequence[FieldSpec], directory: str) -> None:
     """Write the known values of a bundle's fields so that a worker can look values up."""
     names = [field.name for field in fields if field.has_vocabulary]
-    for number, name in enumerate(names):
+    for name in names:
         # Those with small ids are frequent: they come to lie side by side.
         known = value_ids(bundle, name).sort_by("id")
-        ValueIndex.of(known["value"], known["id"]).save(f"{directory}/{number}")
+        ValueIndex.of(known["value"], known["id"]).save(f"{directory}/{name}")
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=2)  # users and items may have one each
 def _load_indices(directory: str, names: tuple[str, ...]) -> Mapping[str, ValueIndex]:
-    return {name: ValueIndex.load(f"{directory}/{number}") for number, name in enumerate(names)}
+    return {name: ValueIndex.load(f"{directory}/{name}") for name in names}
 
 
 def scores_schema(kept: T.StructType, *, explained: bool) -> pa.Schema:

@@ -1,19 +1,21 @@
 """Score the raw rows of a day with a bundle: raw table + bundle -> a partition of scores."""
 
 import argparse
-import functools
 import re
 import time
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from importlib.metadata import version
 
-from feature_eng.lake import publication
+import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import types as T
 
 from conf.cells import as_pairs, from_pairs
+from conf.errors import DataError
 from conf.loader import override_config
 from conf.manifest import CheckResult, SourceSpec
 from conf.partition import (
@@ -25,8 +27,10 @@ from conf.partition import (
 )
 from conf.schema import Config
 from conf.scoring import MODEL_ID, SCORED_AT
+from feature_eng.candidates import find_candidates
 from feature_eng.gates import check_keys, check_scores, settle_gates
-from feature_eng.scored_files import Found, ScoreWriter
+from feature_eng.lake import publication
+from feature_eng.scored_files import BlockEncoder, Found, ScoreWriter
 from feature_eng.scoring import (
     canonical_score_rows,
     count_duplicates,
@@ -37,7 +41,7 @@ from feature_eng.scoring import (
 )
 from feature_eng.vocabulary import read_vocabulary
 from jobs.cli import Stage, day, main, parser
-from jobs.serving import served
+from jobs.serving import Served, served
 from jobs.session import spark_session
 from nfm.bundle import LATEST, Bundle, load_bundle, resolve_bundle
 
@@ -73,20 +77,18 @@ def run(config: Config, options: argparse.Namespace) -> Stage:
     bundle = load_bundle(path)
     spark = spark_session(config.spark)
     read_vocabulary(spark, path, bundle.manifest.vocabulary_fingerprint)
-    rows = _rows(spark, config, bundle, options.ds)
+    work = _work(spark, config, bundle, options)
     run_id = run_name(options.run_id)
     with (
         publication(spark, config.score, options.ds, run_id) as published,
-        served(spark, path, bundle.manifest.fields) as model,
+        served(spark, path, bundle.manifest.fields, work.items) as model,
     ):
         now = datetime.now(UTC)
         writer = ScoreWriter(
-            encode=model.encoder,
+            encode=work.encode(model),
             fields=bundle.manifest.fields,
-            load_scorer=functools.partial(
-                model.scorer, config.score.calibration, config.score.explain
-            ),
-            schema=scores_schema(kept_columns(rows), explained=config.score.explain > 0),
+            load_scorer=model.scorer(config.score.calibration, config.score.explain),
+            schema=scores_schema(work.kept, explained=config.score.explain > 0),
             constants={MODEL_ID: bundle.model_id, SCORED_AT: now},
             directory=published.directory,
             prefix=f"part-{run_id}",
@@ -94,7 +96,8 @@ def run(config: Config, options: argparse.Namespace) -> Stage:
             by=config.score.by,
         )
         clock.lap("prepare")
-        files, found = score_rows(rows, writer)
+        files, found = score_rows(work.rows, writer)
+        _refuse_lost_pairs(work, found)
         clock.lap("score")
         checks = _check(spark, config, bundle, options.ds, published.directory, files, found)
         settle_gates(checks, forced=options.force)
@@ -106,7 +109,7 @@ def run(config: Config, options: argparse.Namespace) -> Stage:
             model_id=bundle.model_id,
             vocabulary_fingerprint=bundle.manifest.vocabulary_fingerprint,
             source=SourceSpec(
-                name=config.score.raw.name, rows=found.rows, ds_from=options.ds, ds_to=options.ds
+                name=work.source, rows=found.rows, ds_from=options.ds, ds_to=options.ds
             ),
             rows=sum(file.rows for file in files),
             files=files,
@@ -124,10 +127,52 @@ def run(config: Config, options: argparse.Namespace) -> Stage:
     return Stage("score", found.rows, manifest.rows, found.rows, clock.total(), output, facts)
 
 
-def _rows(spark: SparkSession, config: Config, bundle: Bundle, ds: str) -> DataFrame:
-    raw = rows_of_day(spark, config.score, ds)
-    kept = [*bundle.manifest.keys, *config.score.columns]
-    return canonical_score_rows(raw, bundle.manifest.fields, kept, config.score.optional)
+@dataclass(frozen=True)
+class Work:
+    """What is to be scored.
+
+    Attributes:
+        rows: Canonical rows, or users to pair with items.
+        kept: Columns of the scores that they have.
+        encode: Makes of a served bundle what encodes the rows.
+        source: What the record calls them.
+        items: To pair users with, if they are to be.
+        pairs: How many pairs there are then.
+    """
+
+    rows: DataFrame
+    kept: T.StructType
+    encode: Callable[[Served], BlockEncoder]
+    source: str
+    items: pa.Table | None = None
+    pairs: int | None = None
+
+
+def _work(spark: SparkSession, config: Config, bundle: Bundle, options: argparse.Namespace) -> Work:
+    raw = rows_of_day(spark, config.score, options.ds)
+    fields, keys = bundle.manifest.fields, bundle.manifest.keys
+    if options.candidates == "rows":
+        kept = [*keys, *config.score.columns]
+        rows = canonical_score_rows(raw, fields, kept, config.score.optional)
+        name = config.score.raw.name
+        return Work(rows, kept_columns(rows), lambda model: model.encoder(fields), name)
+    found = find_candidates(raw, config.score, fields, keys)
+    return Work(
+        rows=found.users,
+        kept=found.kept,
+        encode=lambda model: model.pair_encoder(found.user_fields, found.item_fields),
+        source=found.source,
+        items=found.items,
+        pairs=found.pairs,
+    )
+
+
+def _refuse_lost_pairs(work: Work, found: Found) -> None:
+    if work.pairs is not None and work.pairs != found.rows:
+        raise DataError(
+            f"{found.rows} of {work.pairs} pairs of '{work.source}' were scored: nothing was "
+            f"published; if a table changed meanwhile, run again"
+        )
 
 
 def _check(
@@ -167,12 +212,11 @@ def plan(config: Config, options: argparse.Namespace) -> list[str]:
     config = with_options(config, options)
     bundle = load_bundle(resolve_bundle(config.train.path, options.bundle))
     spark = spark_session(config.spark)
-    _rows(spark, config, bundle, options.ds)  # are all columns there?
-    rows = rows_of_day(spark, config.score, options.ds).count()
+    work = _work(spark, config, bundle, options)  # are all columns there?
+    rows = work.rows.count() if work.pairs is None else work.pairs
     output = config.score.table or partition_path(config.score.path, options.ds)
     return [
-        f"score: {rows:,} rows of {config.score.raw.name} for {options.ds} with "
-        f"{bundle.model_id} -> {output}"
+        f"score: {rows:,} rows of {work.source} for {options.ds} with {bundle.model_id} -> {output}"
     ]
 
 
@@ -195,6 +239,12 @@ def add_arguments(made: argparse.ArgumentParser) -> None:
     """Options of scoring."""
     made.add_argument("--top-k", type=int, help="rows kept for each value of --by")
     made.add_argument("--by", help="key column whose values keep --top-k rows each")
+    made.add_argument(
+        "--candidates",
+        choices=("rows", "cross"),
+        default="rows",
+        help="score the rows of the day, or each of its users with all items not seen",
+    )
     made.add_argument("--force", action="store_true", help="publish though a gate failed")
     made.add_argument(
         "--run-id", help="the scheduler's name of this run: what it published is not done twice"
