@@ -42,6 +42,7 @@ class PartitionManifest(Section):
         description="How the scores are spread: pairs of a cell (conf.cells) and its rows."
     )
     seconds: dict[str, float] = Field(description="Time of each part of the run.")
+    config: str = Field(description="The resolved configuration of the run, as YAML.")
     config_fingerprint: str
     software: dict[str, str]
     created_at: str

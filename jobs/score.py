@@ -16,7 +16,7 @@ from pyspark.sql import types as T
 
 from conf.cells import as_pairs, from_pairs
 from conf.errors import DataError
-from conf.loader import override_config
+from conf.loader import dump_config, override_config
 from conf.manifest import CheckResult, SourceSpec
 from conf.partition import (
     SCHEMA_VERSION,
@@ -28,7 +28,7 @@ from conf.partition import (
 from conf.schema import Config
 from conf.scoring import MODEL_ID, SCORED_AT
 from feature_eng.candidates import find_candidates
-from feature_eng.gates import check_keys, check_scores, settle_gates
+from feature_eng.gates import check_keys, check_rows, check_scores, settle_gates
 from feature_eng.lake import publication
 from feature_eng.scored_files import BlockEncoder, Found, ScoreWriter
 from feature_eng.scoring import (
@@ -100,7 +100,7 @@ def run(config: Config, options: argparse.Namespace) -> Stage:
         _refuse_lost_pairs(work, found)
         clock.lap("score")
         checks = _check(spark, config, bundle, options.ds, published.directory, files, found)
-        settle_gates(checks, forced=options.force)
+        settle_gates(checks, f"{work.source} of {options.ds}", forced=options.force)
         clock.lap("check")
         manifest = PartitionManifest(
             schema_version=SCHEMA_VERSION,
@@ -117,6 +117,7 @@ def run(config: Config, options: argparse.Namespace) -> Stage:
             forced=options.force and any(check.outcome == "fail" for check in checks),
             score_cells=as_pairs(found.cells),
             seconds=clock.laps,
+            config=dump_config(config),
             config_fingerprint=config.fingerprint(),
             software={name: version(name) for name in ("pyspark", "pyarrow", "numpy", "torch")},
             created_at=now.isoformat(),
@@ -214,6 +215,8 @@ def plan(config: Config, options: argparse.Namespace) -> list[str]:
     spark = spark_session(config.spark)
     work = _work(spark, config, bundle, options)  # are all columns there?
     rows = work.rows.count() if work.pairs is None else work.pairs
+    enough = check_rows(config.score.gates.min_rows, rows)
+    settle_gates([enough], f"{work.source} of {options.ds}", forced=options.force)
     output = config.score.table or partition_path(config.score.path, options.ds)
     return [
         f"score: {rows:,} rows of {work.source} for {options.ds} with {bundle.model_id} -> {output}"

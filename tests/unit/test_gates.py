@@ -76,15 +76,15 @@ def test_each_gate() -> None:
 def test_a_failed_gate_ends_the_run_unless_forced(caplog: pytest.LogCaptureFixture) -> None:
     results = [check_keys("fail", 3, ["user", "item"]), check_keys("warn", 3, ["user"])]
     with pytest.raises(DataError) as raised:
-        settle_gates(results, forced=False)
+        settle_gates(results, "tonight of 2026-01-02", forced=False)
     assert str(raised.value).splitlines() == [
-        "1 of 2 gates failed; nothing was published. Mend the data, the model or what score.gates "
-        "expects, or publish with --force:",
+        "1 of 2 gates failed for tonight of 2026-01-02; nothing was published. Mend the data, the "
+        "model or what score.gates expects, or publish with --force:",
         "  fail: keys are unique of 'user, item': no row with the keys of another expected, "
         "3 of them found",
     ]
     with caplog.at_level(logging.WARNING):
-        settle_gates(results, forced=True)
+        settle_gates(results, "tonight of 2026-01-02", forced=True)
     assert len(caplog.records) == 2
     assert check_keys("fail", 0, ["user"]).outcome == "pass"
 
