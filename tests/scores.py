@@ -61,6 +61,7 @@ def manifest_for(
         forced=False,
         score_cells=[],
         seconds={"score": 1.5},
+        config="name: x\n",
         config_fingerprint="cd",
         software={"pyspark": "4"},
         created_at=datetime.now(UTC).isoformat(),
