@@ -24,11 +24,13 @@ from pyspark.sql import types as T
 from torch import nn
 
 from benchmarks.workload import EXPONENT
+from conf.cells import count_cells
 from conf.manifest import read_manifest
 from conf.schema import Config
 from feature_eng.build import build_features
 from jobs import score
 from nfm.bundle import write_bundle
+from nfm.calibration import ScoreReference
 from nfm.collectives import Alone
 from nfm.models import build_model
 
@@ -65,7 +67,8 @@ def make_bundle(spark: SparkSession, config: Config) -> None:
     weights = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     weights["table.weight"] = torch.randn(manifest.num_features, FACTORS + 1) * 0.1
     shutil.rmtree(config.train.path, ignore_errors=True)
-    write_bundle(f"{config.train.path}/random", config, manifest, weights, {})
+    scores = ScoreReference(count_cells(np.linspace(0.0, 1.0, 1000)), None, None)
+    write_bundle(f"{config.train.path}/random", config, manifest, weights, {}, scores)
 
 
 def ours(config: Config) -> None:
@@ -160,7 +163,12 @@ def _load_plain(weights: str, num_features: int) -> Callable[[Any], Any]:
 
 
 def mllib(spark: SparkSession, raw: Path, columns: Sequence[str], out: Path) -> Way:
-    """MLlib's own Factorization Machine behind StringIndexer and OneHotEncoder, Parquet."""
+    """MLlib's own Factorization Machine behind StringIndexer and OneHotEncoder, Parquet.
+
+    In a session of its own: its functions take the session along, which cannot travel once
+    something was observed in it.
+    """
+    spark = spark.newSession()
     ids, vectors = ([f"{column}_{kind}" for column in columns] for kind in ("id", "vector"))
     encode = Pipeline(
         stages=[

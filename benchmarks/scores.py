@@ -9,6 +9,7 @@ Example:
 
 import argparse
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,6 +70,7 @@ def measure(folder: Path, rounds: int) -> list[Record]:
     for _ in range(rounds):
         for name, way in ways.items():
             seconds[name].append(_seconds(way))
+            print(f"{name}: {seconds[name][-1]:.1f} s", flush=True)
     rates = {name: Series.of(found).map(lambda s: ROWS / s) for name, found in seconds.items()}
     notes = {"bare forward": f"ids in memory, batches of {best:,}, its fastest; {threads} threads"}
     return [
@@ -130,9 +132,8 @@ def _worker_memory_mb() -> float:
     for process in psutil.Process().children(recursive=True):
         if "pyspark.daemon" in " ".join(process.cmdline()):
             status = Path(f"/proc/{process.pid}/status").read_text()
-            peaks += [
-                int(line.split()[1]) / 1024 for line in status.splitlines() if "VmHWM" in line
-            ]
+            kilobytes = re.search(r"VmHWM:\s+(\d+) kB", status)
+            peaks.append(int(kilobytes[1]) / 1024 if kilobytes else 0.0)
     return max(peaks)
 
 
