@@ -43,7 +43,7 @@ def begin(spark: SparkSession, config: ScoreConfig, ds: str, run_id: str) -> Pub
     before = _active(_table(root), ds)
 
     def publish(staging: str, manifest: PartitionManifest) -> None:
-        if _has(_table(root), run_id):
+        if _has(_table(root), run_id, ds):
             return
         names = [file.path for file in manifest.files]
         schema = _schema(f"{staging}/{names[0]}")
@@ -77,7 +77,10 @@ def _commit(root: str, schema: pa.Schema, manifest: PartitionManifest, before: s
         custom_metadata={"nfm_run": run_id, "model_id": manifest.model_id},
         # Two runs that publish the same day for the first time remove nothing of one another's;
         # the day's transaction is what makes them conflict where there are no locks.
-        app_transactions=[Transaction(run_id, 1), Transaction(f"{DS}={ds}", 1)],
+        app_transactions=[
+            Transaction(_application(run_id, ds), 1),
+            Transaction(f"{DS}={ds}", 1),
+        ],
     )
     for left in reversed(range(_TRIES)):
         try:
@@ -85,7 +88,7 @@ def _commit(root: str, schema: pa.Schema, manifest: PartitionManifest, before: s
                 root, Schema.from_arrow(schema), [], mode="ignore", partition_by=[DS]
             )
             table = DeltaTable(root)
-            if _has(table, run_id):  # in spite of an error
+            if _has(table, run_id, ds):  # in spite of an error
                 return
             if _active(table, ds) != before:
                 raise RunError(
@@ -158,9 +161,14 @@ def _table(root: str) -> DeltaTable | None:
     return table
 
 
-def _has(table: DeltaTable | None, run_id: str) -> bool:
-    """Whether a run has published: a retry under its id must not do so twice."""
-    return table is not None and table.transaction_version(run_id) is not None
+def _has(table: DeltaTable | None, run_id: str, ds: str) -> bool:
+    """Whether a run has published a day: a retry under its id must not do so twice."""
+    return table is not None and table.transaction_version(_application(run_id, ds)) is not None
+
+
+def _application(run_id: str, ds: str) -> str:
+    """A scheduler may score several days under one id."""
+    return f"{run_id}/{DS}={ds}"
 
 
 def _active(table: DeltaTable | None, ds: str) -> set[str]:

@@ -52,6 +52,8 @@ def test_a_retry_of_a_run_commits_once(config: ScoreConfig) -> None:
     assert rows(config, MONDAY) == [(1, 0.5)]
     assert manifest_of(config, MONDAY) == first
     assert len(list(Path(config.path, f"ds={MONDAY}").iterdir())) == 1
+    publish(None, config, TUESDAY, "run", [(2, 0.5)])  # another day under the same id
+    assert rows(config, TUESDAY) == [(2, 0.5)]
 
 
 @pytest.mark.parametrize("before", [False, True])
