@@ -23,13 +23,12 @@ from conf.partition import (
     PartitionManifest,
     ScoreFile,
     partition_path,
-    read_partition_manifest,
 )
 from conf.schema import Config
 from conf.scoring import MODEL_ID, SCORED_AT
 from feature_eng.candidates import find_candidates
 from feature_eng.gates import check_keys, check_rows, check_scores, settle_gates
-from feature_eng.lake import publication
+from feature_eng.lake import manifest_of, publication
 from feature_eng.scored_files import BlockEncoder, Found, ScoreWriter
 from feature_eng.scoring import (
     canonical_score_rows,
@@ -188,7 +187,7 @@ def _check(
     """What the gates say of the scores."""
     gates, keys = config.score.gates, bundle.manifest.keys
     yesterday = (date.fromisoformat(ds) - timedelta(days=1)).isoformat()
-    before = read_partition_manifest(partition_path(config.score.path, yesterday))
+    before = manifest_of(config.score, yesterday)
     checks = check_scores(
         gates,
         bundle.manifest.fields,
