@@ -107,7 +107,7 @@ def staged_directory(final: str, *, overwrite: bool, proof: str) -> Iterator[str
     fs, target = filesystem(final)
     parent, _, name = target.rpartition("/")
     staging = f"{parent}/.{name}.staging-{uuid.uuid4().hex[:8]}"
-    with _only_run(fs, target) as alone:
+    with only_run(final) as alone:
         if alone:
             _clear_after_killed_runs(fs, target)
         refuse_existing(final, overwrite=overwrite, proof=proof)
@@ -127,8 +127,13 @@ def staged_directory(final: str, *, overwrite: bool, proof: str) -> Iterator[str
                 fs.rm(staging, recursive=True)
 
 
-def _only_run(fs: Any, target: str) -> AbstractContextManager[bool]:
-    """A lock on a directory to publish; false where there are no locks."""
+def only_run(path: str) -> AbstractContextManager[bool]:
+    """A lock on a directory or file to publish; false where there are no locks.
+
+    Raises:
+        RunError: Another run holds it.
+    """
+    fs, target = filesystem(path)
     if not isinstance(fs, LocalFileSystem):
         return nullcontext(False)
     parent, _, name = target.rpartition("/")

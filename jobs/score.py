@@ -16,8 +16,9 @@ from feature_eng.scoring import (
 from feature_eng.vocabulary import read_vocabulary
 from jobs.cli import Stage, day, main, parser
 from jobs.session import spark_session
-from nfm.bundle import LATEST, load_bundle, resolve_bundle
+from nfm.bundle import load_bundle
 from nfm.predict import score_columns
+from nfm.registry import LATEST, resolve_bundle
 
 EXAMPLES = """\
   python -m jobs.score --config conf/movielens100k.yaml --ds 1998-04-23

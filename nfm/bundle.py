@@ -11,16 +11,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from conf import storage
-from conf.errors import ConfigError, DataError, PipelineError, RunError
+from conf.errors import DataError, PipelineError, RunError
 from conf.loader import dump_config, load_config
 from conf.manifest import FILE_NAME as MANIFEST
 from conf.manifest import VOCABULARY, Manifest, read_manifest, write_manifest
 from conf.schema import Config
 from nfm.collectives import Alone
 from nfm.models import build_model
+from nfm.registry import TIME
 from nfm.table_model import TableModel
 
-LATEST = "latest"
 WEIGHTS, CONFIG, METRICS, CARD = "model.safetensors", "config.yaml", "metrics.json", "README.md"
 
 
@@ -45,7 +45,7 @@ class Bundle:
 
 def new_model_id(config: Config) -> str:
     """Time first, so that names sort by age; then the model and the config's fingerprint."""
-    now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+    now = datetime.now(UTC).strftime(TIME)
     return f"{now}-{config.model.name}-{config.fingerprint()[:8]}"
 
 
@@ -84,25 +84,6 @@ def write_bundle(
                 f"was published; train again"
             )
         write_manifest(staging, manifest)
-
-
-def resolve_bundle(models: str, name: str) -> str:
-    """The absolute path of a bundle: ``latest`` in the models directory, an id in it, or a path.
-
-    Raises:
-        ConfigError: There is no such bundle.
-    """
-    models, name = models.rstrip("/"), name.rstrip("/")
-    fs, plain = storage.filesystem(models)
-    if name == LATEST:
-        found = sorted(fs.glob(f"{plain}/*/{MANIFEST}"))
-        if not found:
-            raise ConfigError(f"no bundle in '{models}'; train one (jobs.train)")
-        name = found[-1].split("/")[-2]
-    for path in (f"{models}/{name}", name):
-        if storage.exists(f"{path}/{MANIFEST}"):
-            return storage.absolute(path)
-    raise ConfigError(f"no bundle '{name}' in '{models}' or by that path; see what is there")
 
 
 def load_bundle(path: str) -> Bundle:
