@@ -170,6 +170,9 @@ class Config(Section):
             raise ValueError("train.hosts goes with train.launcher: hosts, and only with it")
         if self.task == "regression" and self.negatives is not None:
             raise ValueError("negatives: rows with label 0 are drawn for task binary only")
+        strangers = set(self.score.optional) - {field.name for field in self.fields}
+        if strangers:
+            raise ValueError(f"score.optional: there is no field '{min(strangers)}'")
         if self.score.by is not None and self.score.by not in self.keys:
             raise ValueError(f"score.by: '{self.score.by}' is none of the keys")
         if self.score.calibration != "none" and self.task != "binary":

@@ -90,6 +90,11 @@ class ScoreConfig(Section):
     table: str | None = Field(
         None, description="Table of Spark's catalog that takes the scores, instead of path."
     )
+    optional: list[str] = Field(
+        [],
+        description="Fields that score.raw may lack the column of: its rows have no value then, "
+        "and the gates warn.",
+    )
     columns: list[str] = Field([], description="Raw columns that the scores keep beside the keys.")
     top_k: Positive | None = Field(
         None, description="Rows kept for each value of `by`: those with the greatest scores."

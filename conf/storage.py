@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -16,6 +16,8 @@ from fsspec.implementations.local import LocalFileSystem
 
 from conf.errors import ConfigError, RunError
 from conf.lock import locked
+
+_HIDDEN = re.compile(r"\.(?P<name>.+)\.(staging|retired)-[0-9a-f]{8}")
 
 
 def filesystem(path: str) -> tuple[Any, str]:
@@ -57,6 +59,12 @@ def absolute(path: str) -> str:
     return path if "://" in path else str(filesystem(path)[1])
 
 
+def make_directory(path: str) -> None:
+    """Make a directory and those above it, if they are not there."""
+    fs, plain = filesystem(path)
+    fs.makedirs(plain, exist_ok=True)
+
+
 def remove(path: str) -> None:
     """Remove a file or a directory with all that is in it."""
     fs, plain = filesystem(path)
@@ -71,17 +79,32 @@ def remove_others(directory: str, kept: set[str]) -> None:
             fs.rm(path)
 
 
+def move_files(source: str, target: str, names: Iterable[str]) -> None:
+    """Move files from one directory into another, which is made if it is not there."""
+    fs, plain = filesystem(source)
+    _, place = filesystem(target)
+    fs.makedirs(place, exist_ok=True)
+    if isinstance(fs, AsyncFileSystem):
+        _move_objects(fs, [f"{plain}/{name}" for name in names], plain, place)
+    else:
+        for name in names:
+            fs.mv(f"{plain}/{name}", f"{place}/{name}")
+
+
 def move_directory(fs: Any, source: str, target: str) -> None:
     """Give a directory another name, where there is none of that name.
 
     An object store has no directories: there every file is copied, then every original removed.
     """
     if isinstance(fs, AsyncFileSystem):
-        files = fs.find(source)
-        fs.copy(files, [target + file.removeprefix(source) for file in files], on_error="raise")
-        fs.rm(files)
+        _move_objects(fs, fs.find(source), source, target)
     else:
         fs.mv(source, target, recursive=True)
+
+
+def _move_objects(fs: AsyncFileSystem, files: list[str], source: str, target: str) -> None:
+    fs.copy(files, [target + file.removeprefix(source) for file in files], on_error="raise")
+    fs.rm(files)
 
 
 @contextmanager
@@ -90,9 +113,7 @@ def staged_directory(final: str, *, overwrite: bool, proof: str) -> Iterator[str
 
     Yields the path to write to. When the block ends normally the directory takes the name
     ``final`` (on a local disk in one atomic step, so that a reader sees the old or the new one);
-    when it raises, what was staged is removed and ``final`` is as it was. Spark ignores the hidden
-    names. What a killed run left beside ``final`` is cleared first, where locks tell that it is
-    dead.
+    when it raises, what was staged is removed and ``final`` is as it was.
 
     Args:
         final: The directory to publish.
@@ -104,36 +125,64 @@ def staged_directory(final: str, *, overwrite: bool, proof: str) -> Iterator[str
         ConfigError: ``final`` exists and may not be replaced.
         RunError: Another run is writing ``final``, or published it meanwhile.
     """
+    with scratch_directory(final) as staging:
+        publish = replacing(final, overwrite=overwrite, proof=proof)
+        yield staging
+        publish(staging)
+
+
+@contextmanager
+def scratch_directory(final: str) -> Iterator[str]:
+    """A hidden directory beside ``final``, for the only run that may write ``final`` now.
+
+    It is removed when the block ends. Spark ignores the hidden names. What a killed run left beside
+    ``final`` is cleared first, where locks tell that it is dead.
+
+    Raises:
+        RunError: Another run is writing ``final``.
+    """
     fs, target = filesystem(final)
     parent, _, name = target.rpartition("/")
     staging = f"{parent}/.{name}.staging-{uuid.uuid4().hex[:8]}"
     with only_run(final) as alone:
         if alone:
             _clear_after_killed_runs(fs, target)
-        refuse_existing(final, overwrite=overwrite, proof=proof)
-        before = _version(fs, f"{target}/{proof}")
         fs.makedirs(staging, exist_ok=True)
         try:
             yield fs.unstrip_protocol(staging) if "://" in final else staging
-            if _version(fs, f"{target}/{proof}") not in (before, None):
-                raise RunError(
-                    f"another run published '{final}' meanwhile: that one stays, and nothing of "
-                    f"this one was published; run again if it is to be replaced"
-                )
-            refuse_existing(final, overwrite=overwrite, proof=proof)
-            _replace(fs, staging, target)
         finally:
             if fs.exists(staging):
                 fs.rm(staging, recursive=True)
 
 
-def only_run(path: str) -> AbstractContextManager[bool]:
+def replacing(final: str, *, overwrite: bool, proof: str) -> Callable[[str], None]:
+    """Begin to replace ``final``; the result puts a staged directory in its place.
+
+    Args and errors are those of ``staged_directory``.
+    """
+    fs, target = filesystem(final)
+    refuse_existing(final, overwrite=overwrite, proof=proof)
+    before = _version(fs, f"{target}/{proof}")
+
+    def publish(staging: str) -> None:
+        if _version(fs, f"{target}/{proof}") not in (before, None):
+            raise RunError(
+                f"another run published '{final}' meanwhile: that one stays, and nothing of "
+                f"this one was published; run again if it is to be replaced"
+            )
+        refuse_existing(final, overwrite=overwrite, proof=proof)
+        _replace(fs, filesystem(staging)[1], target)
+
+    return publish
+
+
+def only_run(final: str) -> AbstractContextManager[bool]:
     """A lock on a directory or file to publish; false where there are no locks.
 
     Raises:
         RunError: Another run holds it.
     """
-    fs, target = filesystem(path)
+    fs, target = filesystem(final)
     if not isinstance(fs, LocalFileSystem):
         return nullcontext(False)
     parent, _, name = target.rpartition("/")
@@ -148,12 +197,26 @@ def _clear_after_killed_runs(fs: LocalFileSystem, target: str) -> None:
     still write for a moment, but only under the old names; what it adds now goes the next time.)
     """
     parent, _, name = target.rpartition("/")
-    ours = re.compile(rf"\.{re.escape(name)}\.(staging|retired)-[0-9a-f]{{8}}")
-    for left in sorted(path for path in os.listdir(parent) if ours.fullmatch(path)):
-        if ".retired-" in left and not fs.exists(target):
-            move_directory(fs, f"{parent}/{left}", target)
+    for left in sorted(hidden_directories(parent).get(name, ())):
+        if is_retired(left) and not fs.exists(target):
+            move_directory(fs, left, target)
         else:
-            shutil.rmtree(f"{parent}/{left}", ignore_errors=True)
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def hidden_directories(parent: str) -> dict[str, list[str]]:
+    """By name of an output, the directories that its runs hold or left beside it."""
+    fs, plain = filesystem(parent)
+    found: dict[str, list[str]] = {}
+    for path in fs.ls(plain, detail=False) if fs.exists(plain) else ():
+        if ours := _HIDDEN.fullmatch(path.rpartition("/")[2]):
+            found.setdefault(ours["name"], []).append(path)
+    return found
+
+
+def is_retired(hidden: str) -> bool:
+    """Whether a hidden directory was published once."""
+    return ".retired-" in hidden.rpartition("/")[2]
 
 
 def _version(fs: Any, proof: str) -> str | None:

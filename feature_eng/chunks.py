@@ -147,7 +147,7 @@ def _coded(column: pa.ChunkedArray, field: FieldSpec) -> tuple[Array, pa.Array]:
         encoded = values.dictionary_encode()
         codes = encoded.indices.fill_null(PADDING).to_numpy(zero_copy_only=False)
         return codes.reshape(-1, 1), encoded.dictionary
-    row, place = _places(values)
+    row, place = places(values)
     kept = place < field.length
     encoded = pc.list_flatten(values).filter(pa.array(kept)).dictionary_encode()
     codes_nL = np.full((len(values), field.length), PADDING, np.int32)
@@ -155,7 +155,7 @@ def _coded(column: pa.ChunkedArray, field: FieldSpec) -> tuple[Array, pa.Array]:
     return codes_nL, encoded.dictionary
 
 
-def _places(lists: pa.ListArray) -> tuple[Array, Array]:
+def places(lists: pa.ListArray) -> tuple[Array, Array]:
     """Of each item of all lists its row, and its place in its list."""
     lengths = pc.list_value_length(lists).fill_null(0).to_numpy()
     ends = np.cumsum(lengths)

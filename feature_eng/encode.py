@@ -12,8 +12,9 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from conf.manifest import MISSING, PADDING, UNKNOWN, FieldSpec
-from feature_eng.chunks import Packed, codes_of, read_rows
-from feature_eng.raw import hashed_id
+from feature_eng.chunks import Packed, codes_of, places, read_rows
+from feature_eng.raw import hashed_id, unknown_name
+from feature_eng.value_index import NOT_KNOWN, ValueIndex
 from feature_eng.vocabulary import Vocabulary
 from feature_eng.workers import Batches
 
@@ -104,9 +105,12 @@ def encoded_chunks(
         return
     entries = pa.Table.from_batches(held).combine_chunks()
     for chunk in pc.unique(entries["chunk"]).to_pylist():
-        ids = _ids_by_field(entries.filter(pc.equal(entries["chunk"], chunk)))
+        by_code = _ids_by_field(entries.filter(pc.equal(entries["chunk"], chunk)))
         rows = read_rows(directory, chunk)
-        yield rows, {field.name: _encode(rows, field, ids) for field in fields}
+        yield (
+            rows,
+            {field.name: _encode(rows, field, _ids(rows, field, by_code)) for field in fields},
+        )
 
 
 def _ids_by_field(entries: pa.Table) -> dict[str, Array]:
@@ -125,13 +129,57 @@ def _ids_by_field(entries: pa.Table) -> dict[str, Array]:
     return found
 
 
-def _encode(rows: pa.Table, field: FieldSpec, ids: Mapping[str, Array]) -> Array:
-    """A field of a chunk, by the id of each code; a field of which it has no value has no ids."""
-    if field.has_vocabulary:
-        codes_nL = codes_of(rows, field)
-        # The code of no value is -1: it takes the last.
-        by_code = np.append(ids.get(field.name, []), PADDING).astype(np.int32)
-        ids_nL = by_code[codes_nL]
+def encode_rows(
+    rows: pa.Table, fields: Sequence[FieldSpec], indices: Mapping[str, ValueIndex]
+) -> dict[str, Array]:
+    """Encode canonical rows, as ``encoded_chunks`` does.
+
+    Args:
+        rows: Canonical columns, and ``unknown_column`` of fields with several ids for the unknown.
+        fields: How each was fitted.
+        indices: The known values of each field with a vocabulary.
+    """
+    return {field.name: _encode(rows, field, _found(rows, field, indices)) for field in fields}
+
+
+def _found(rows: pa.Table, field: FieldSpec, indices: Mapping[str, ValueIndex]) -> Array | None:
+    """The ids of a field's values, padded: int32 [n, L]."""
+    if not field.has_vocabulary:
+        return None
+    column = rows[field.name].combine_chunks()
+    several = field.oov_buckets > 1
+    unknown = rows[unknown_name(field)].combine_chunks() if several else None
+    if field.kind == "categorical":
+        ids = _known_or(indices[field.name].find(column), unknown)
+        ids[column.is_null().to_numpy(zero_copy_only=False)] = PADDING
+        return ids.reshape(-1, 1)
+    row, place = places(column)
+    kept = place < field.length
+    ids = indices[field.name].find(pc.list_flatten(column))
+    ids = _known_or(ids, None if unknown is None else pc.list_flatten(unknown))
+    ids_nL = np.full((len(column), field.length), PADDING, np.int32)
+    ids_nL[row[kept], place[kept]] = ids[kept]
+    return ids_nL
+
+
+def _known_or(ids: Array, unknown: pa.Array | None) -> Array:
+    """Ids, where a value that is not known has that by its hash, or the one for all."""
+    instead = UNKNOWN if unknown is None else unknown.fill_null(UNKNOWN).to_numpy()
+    return np.where(ids == NOT_KNOWN, instead, ids).astype(np.int32, copy=False)
+
+
+def _ids(rows: pa.Table, field: FieldSpec, by_code: Mapping[str, Array]) -> Array | None:
+    """The ids of the codes of a chunk, padded: int32 [n, L]; a field without values has none."""
+    if not field.has_vocabulary:
+        return None
+    # The code of no value is -1: it takes the last.
+    ids = np.append(by_code.get(field.name, []), PADDING).astype(np.int32)
+    return ids[codes_of(rows, field)]
+
+
+def _encode(rows: pa.Table, field: FieldSpec, ids_nL: Array | None) -> Array:
+    """A field of canonical rows; the ids of its values are known, where it has a vocabulary."""
+    if ids_nL is not None:
         first = ids_nL[:, 0]
         first[first == PADDING] = MISSING
         return ids_nL if field.kind == "multi_valued" else first

@@ -35,19 +35,24 @@ def histogram(ids: npt.NDArray[np.int32], field: FieldSpec, cardinality: int) ->
 
 
 def stability_index(expected: Sequence[int] | Array, found: Sequence[int] | Array) -> float:
-    """Population stability index of two histograms, the unknown left out.
-
-    sum (p - q) ln(p / q) over the cells' shares p and q: the symmetric Kullback-Leibler divergence.
-    Half a row is added to each cell, so that an empty one counts for something finite. Two samples
-    of n and m rows of one law differ by (cells - 1)(1/n + 1/m) on average (Yurdakul 2018), which is
-    taken off: few rows are no drift. By custom below 0.1 is no shift, above 0.25 a large one.
-    """
+    """Population stability index of two histograms by cell, the unknown left out."""
     size = max(len(expected), len(found))
     known = np.arange(size) != UNKNOWN
     p, q = (
         np.pad(np.asarray(counts, np.float64), (0, size - len(counts)))[known]
         for counts in (expected, found)
     )
+    return index_of_shares(p, q)
+
+
+def index_of_shares(p: npt.NDArray[np.float64], q: npt.NDArray[np.float64]) -> float:
+    """Population stability index of two samples' counts in the same cells.
+
+    sum (p - q) ln(p / q) over the cells' shares p and q: the symmetric Kullback-Leibler divergence.
+    Half a row is added to each cell, so that an empty one counts for something finite. Two samples
+    of n and m rows of one law differ by (cells - 1)(1/n + 1/m) on average (Yurdakul 2018), which is
+    taken off: few rows are no drift. By custom below 0.1 is no shift, above 0.25 a large one.
+    """
     noise = (len(p) - 1) * (1 / max(1, p.sum()) + 1 / max(1, q.sum()))
     p, q = (p + 0.5) / (p + 0.5).sum(), (q + 0.5) / (q + 0.5).sum()
     return float(max(0.0, ((p - q) * np.log(p / q)).sum() - noise))

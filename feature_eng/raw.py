@@ -133,9 +133,49 @@ def field_column(raw: DataFrame, field: FieldSpec) -> Column:
     return value.alias(field.name)
 
 
+def has_source(raw: DataFrame, field: FieldSpec) -> bool:
+    """Whether a table has what a field is made of."""
+    if not field.is_expr:
+        return field.source in raw.columns
+    try:
+        raw.select(F.expr(field.source))
+    except AnalysisException as error:
+        return not (error.getCondition() or "").startswith("UNRESOLVED_COLUMN")
+    return True
+
+
+def absent_column(field: FieldSpec) -> Column:
+    """A field of rows of which none has a value, as ``field_column`` would have it."""
+    types = {"multi_valued": "array<string>", "categorical": "string"}
+    value = F.lit(MISSING).cast("int") if field.kind == "hashed" else F.lit(None)
+    return value.cast(types.get(field.kind, "double" if field.kind != "hashed" else "int")).alias(
+        field.name
+    )
+
+
 def hashed_id(value: Column, buckets: int, seed: int) -> Column:
     """The id of a value by its hash: one of so many, from ``UNKNOWN`` on."""
     return (UNKNOWN + F.pmod(F.xxhash64(F.lit(seed), value), F.lit(buckets))).cast("int")
+
+
+def unknown_name(field: FieldSpec) -> str:
+    """The column of ``unknown_column``."""
+    return f"_unknown_{field.name}"
+
+
+def unknown_column(field: FieldSpec) -> Column:
+    """Of a field of canonical rows, the ids that its values have if they are not known."""
+    value = F.col(quoted(field.name))
+
+    def hashed(one: Column) -> Column:
+        return hashed_id(one, field.oov_buckets, field.seed)
+
+    ids = (
+        F.transform(value, lambda one: hashed(one))
+        if field.kind == "multi_valued"
+        else hashed(value)
+    )
+    return ids.alias(unknown_name(field))
 
 
 def _transformed(value: Column, field: FieldSpec) -> Column:
@@ -186,7 +226,7 @@ def weight_column(raw: DataFrame, column: str) -> Column:
 
 
 def key_columns(raw: DataFrame, keys: Iterable[str]) -> Column:
-    """The key columns as one struct, so that no name meets a field's.
+    """The key columns, and others that the scores keep, as one struct: no name meets a field's.
 
     Raises:
         DataError: One of them is missing.

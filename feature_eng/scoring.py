@@ -1,33 +1,45 @@
-"""The two ends of batch scoring on Spark: raw rows of a day in, a partition of scores out."""
+"""Batch scoring on Spark: the raw rows of a day in, files of scores out, in one pass.
+
+Spark brings the rows to canonical columns; its Python workers look the values up, run the model and
+write the scores themselves (``feature_eng.scored_files``). Only file names and counts come back.
+"""
 
 import functools
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
+from pyspark.sql.pandas.types import to_arrow_schema
 
-from conf import storage
 from conf.errors import DataError
-from conf.manifest import FieldSpec, Manifest
-from conf.scoring import SCORE, ScoreConfig
-from feature_eng.chunks import pack
-from feature_eng.encode import encoded_chunks, local_ids
-from feature_eng.raw import KEYS, field_column, key_columns, read_raw, rows_of_days
-from feature_eng.vocabulary import Vocabulary
-from feature_eng.workers import Batches, in_worker
-from feature_eng.write import count_rows
+from conf.manifest import FieldSpec
+from conf.partition import ScoreFile
+from conf.scoring import EXPLANATION, MODEL_ID, SCORE, SCORED_AT, ScoreConfig
+from conf.vocabulary import value_ids
+from feature_eng.encode import encode_rows
+from feature_eng.raw import (
+    KEYS,
+    absent_column,
+    field_column,
+    has_source,
+    key_columns,
+    read_raw,
+    rows_of_days,
+    unknown_column,
+)
+from feature_eng.scored_files import WRITTEN, Block, Found, ScoreWriter, write_file
+from feature_eng.shipped import Shipped
+from feature_eng.value_index import ValueIndex
+from feature_eng.workers import in_worker
 
-# Spark ignores names with an underscore.
-_CONFIG = "_config.yaml"
-_BATCH_ROWS = 16_384
-
-# Encoded columns of some rows (see ``feature_eng.encode``) to their scores, float64 [n].
-ScoreColumns = Callable[[dict[str, npt.NDArray[Any]]], npt.NDArray[Any]]
+_EXPLANATION = pa.list_(
+    pa.struct([("first", pa.string()), ("second", pa.string()), ("contribution", pa.float64())])
+)
 
 
 def rows_of_day(spark: SparkSession, config: ScoreConfig, ds: str) -> DataFrame:
@@ -40,107 +52,126 @@ def rows_of_day(spark: SparkSession, config: ScoreConfig, ds: str) -> DataFrame:
     return rows_of_days(read_raw(spark, config.raw), config.raw, ds, ds)
 
 
-def count_rows_of_day(raw: DataFrame, config: ScoreConfig, ds: str) -> int:
-    """The number of rows to score.
-
-    Raises:
-        DataError: There are none.
-    """
-    rows = raw.count()
-    if rows == 0:
-        raise DataError(f"'{config.raw.name}' has no rows for {ds}: nothing was scored")
-    return rows
-
-
 def canonical_score_rows(
-    raw: DataFrame, fields: Sequence[FieldSpec], keys: Sequence[str]
+    raw: DataFrame,
+    fields: Sequence[FieldSpec],
+    kept: Iterable[str],
+    optional: Collection[str] = (),
 ) -> DataFrame:
-    """Key columns (as one struct) and fields in canonical types.
+    """Fields in canonical types, what looking them up needs, and the kept columns as one struct.
+
+    Args:
+        raw: The table.
+        fields: How each field was fitted.
+        kept: Columns that go into the scores.
+        optional: Fields that the table may lack the column of.
 
     Raises:
         DataError: A column is missing or of the wrong type.
     """
-    return raw.select(*[field_column(raw, field) for field in fields], key_columns(raw, keys))
+    columns = [
+        absent_column(field)
+        if field.name in optional and not has_source(raw, field)
+        else field_column(raw, field)
+        for field in fields
+    ]
+    rows = raw.select(*columns, key_columns(raw, kept))
+    several = [field for field in fields if field.has_vocabulary and field.oov_buckets > 1]
+    return rows.select("*", *map(unknown_column, several))
 
 
-def score_rows(
-    ids: DataFrame,
-    keys: T.StructField,
-    manifest: Manifest,
-    chunks: str,
-    score_columns: ScoreColumns,
-    model_id: str,
-) -> DataFrame:
-    """The scores contract: the key columns, ``score``, ``model_id`` and ``scored_at``.
+def kept_columns(rows: DataFrame) -> T.StructType:
+    """The kept columns of canonical rows."""
+    kept = rows.schema[KEYS].dataType
+    assert isinstance(kept, T.StructType)
+    return kept
 
-    Args:
-        ids: ``feature_eng.encode.local_ids`` of the chunks.
-        keys: The field of the key columns in the canonical rows.
-        manifest: Says how the rows are encoded.
-        chunks: Where the chunks are.
-        score_columns: The model.
-        model_id: Its name.
+
+@dataclass(frozen=True)
+class Encoder:
+    """Encodes canonical rows by the known values of a bundle, in Spark's Python workers.
+
+    Attributes:
+        fields: How each field was fitted.
+        indices: What ``write_indices`` wrote.
     """
-    schema = T.StructType([keys, T.StructField(SCORE, T.DoubleType(), nullable=False)])
-    worker = functools.partial(
-        _score_partition, fields=manifest.fields, chunks=chunks, score_columns=score_columns
-    )
-    now = datetime.now(UTC)
-    return ids.mapInArrow(in_worker(worker), schema).select(
-        f"{KEYS}.*", SCORE, F.lit(model_id).alias("model_id"), F.lit(now).alias("scored_at")
-    )
+
+    fields: Sequence[FieldSpec]
+    indices: Shipped
+
+    def __call__(self, rows: pa.Table) -> Iterator[Block]:
+        """One block of all rows."""
+        names = tuple(field.name for field in self.fields if field.has_vocabulary)
+        columns = encode_rows(rows, self.fields, _load_indices(self.indices.path(), names))
+        yield Block(columns, kept_values(rows), _nulls(rows, self.fields))
 
 
-def _score_partition(
-    batches: Batches, fields: Sequence[FieldSpec], chunks: str, score_columns: ScoreColumns
-) -> Batches:
-    for rows, columns in encoded_chunks(batches, fields, chunks):
-        scores = pa.array(score_columns(columns), pa.float64())
-        yield from pa.table({KEYS: rows[KEYS], SCORE: scores}).to_batches(_BATCH_ROWS)
+def kept_values(rows: pa.Table) -> dict[str, pa.Array]:
+    """The kept columns of canonical rows."""
+    names = [field.name for field in rows.schema.field(KEYS).type]
+    return dict(zip(names, rows[KEYS].combine_chunks().flatten(), strict=True))
 
 
-def publish_scores(
-    raw: DataFrame,
-    manifest: Manifest,
-    vocabulary: Vocabulary,
-    score_columns: ScoreColumns,
-    model_id: str,
-    partition: str,
-    config_yaml: str,
-) -> int:
-    """Score rows and replace a partition by their scores: all of them or nothing.
+def _nulls(rows: pa.Table, fields: Iterable[FieldSpec]) -> dict[str, npt.NDArray[np.bool_]]:
+    return {f.name: rows[f.name].is_null().to_numpy() for f in fields if f.kind == "numeric"}
+
+
+def write_indices(bundle: str, fields: Sequence[FieldSpec], directory: str) -> None:
+    """Write the known values of a bundle's fields so that a worker can look values up."""
+    names = [field.name for field in fields if field.has_vocabulary]
+    for name in names:
+        # Those with small ids are frequent: they come to lie side by side.
+        known = value_ids(bundle, name).sort_by("id")
+        ValueIndex.of(known["value"], known["id"]).save(f"{directory}/{name}")
+
+
+@functools.lru_cache(maxsize=2)  # users and items may have one each
+def _load_indices(directory: str, names: tuple[str, ...]) -> Mapping[str, ValueIndex]:
+    return {name: ValueIndex.load(f"{directory}/{name}") for name in names}
+
+
+def scores_schema(kept: T.StructType, *, explained: bool) -> pa.Schema:
+    """The scores contract: the kept columns, ``score``, ``model_id`` and ``scored_at``.
 
     Args:
-        raw: The rows.
-        manifest: Says how they are encoded.
-        vocabulary: The one that the manifest speaks of.
-        score_columns: The model.
-        model_id: Its name.
-        partition: Its directory, ``<table>/ds=YYYY-MM-DD``.
-        config_yaml: The resolved configuration, kept beside the scores.
+        kept: The key columns, and others.
+        explained: Whether ``explanation`` follows.
+    """
+    schema = to_arrow_schema(kept, timestamp_utc=True)
+    schema = schema.append(pa.field(SCORE, pa.float64(), nullable=False))
+    schema = schema.append(pa.field(MODEL_ID, pa.string(), nullable=False))
+    schema = schema.append(pa.field(SCORED_AT, pa.timestamp("us", tz="UTC"), nullable=False))
+    return schema.append(pa.field(EXPLANATION, _EXPLANATION)) if explained else schema
+
+
+def score_rows(rows: DataFrame, writer: ScoreWriter) -> tuple[list[ScoreFile], Found]:
+    """Score canonical rows, and write the scores.
 
     Returns:
-        Rows published.
+        The files, at least one, and what the rows were like.
 
     Raises:
-        DataError: There are no rows, a column is missing or of the wrong type, or not as many
-            rows came out; the partition stays as it was.
+        DataError: Not as many scores came out as rows went in.
     """
-    with storage.staged_directory(partition, overwrite=True, proof=_CONFIG) as staging:
-        chunks = storage.absolute(f"{staging}/.chunks")
-        rows = canonical_score_rows(raw, manifest.fields, manifest.keys)
-        packed = pack(rows, manifest.fields, chunks)
-        if packed.rows == 0:
-            raise DataError(f"there are no rows for '{partition}': nothing was scored")
-        ids = local_ids(packed, vocabulary, manifest.fields)
-        scores = score_rows(ids, rows.schema[KEYS], manifest, chunks, score_columns, model_id)
-        scores.write.mode("append").option("compression", "zstd").parquet(staging)
-        storage.remove(chunks)
-        written = count_rows(staging)
-        if written != packed.rows:
-            raise DataError(
-                f"{written} scores of {packed.rows} rows came out for '{partition}': "
-                f"nothing was published"
-            )
-        storage.write_text(f"{staging}/{_CONFIG}", config_yaml)
-    return written
+    if writer.by is not None:
+        rows = rows.repartition(F.col(KEYS)[writer.by])
+    written = rows.mapInArrow(in_worker(writer.write), WRITTEN).collect()
+    files = [ScoreFile(path=row.path, rows=row.rows, bytes=row.bytes) for row in written]
+    found = sum((Found.from_json(row.found) for row in written), Found.none())
+    scored = sum(file.rows for file in files)
+    if writer.top_k is None and scored != found.rows:
+        raise DataError(f"{scored} scores of {found.rows} rows came out: nothing was published")
+    if not files:
+        nothing = iter([writer.schema.empty_table()])
+        empty = write_file(nothing, writer.schema, writer.directory, f"{writer.prefix}-0.parquet")
+        assert empty
+        files = [empty]
+    return files, found
+
+
+def count_duplicates(spark: SparkSession, files: Iterable[str], keys: Sequence[str]) -> int:
+    """Rows of scores whose keys, by their 64-bit hash, an earlier row has."""
+    hashes = spark.read.parquet(*files).select(F.xxhash64(*keys).alias("keys"))
+    counted = hashes.groupBy("keys").count().agg(F.sum(F.col("count") - 1)).head()
+    assert counted
+    return int(counted[0] or 0)

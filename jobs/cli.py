@@ -105,12 +105,14 @@ def main(
             print("\n".join(plan(config, options)))
         else:
             done = run(config, options)
-            show([done] if isinstance(done, Stage) else done)
+            stages = [done] if isinstance(done, Stage) else done
+            if stages:
+                show(stages)
     except KeyboardInterrupt as interrupt:
         print("; ".join([f"interrupted: {_STOPPED}", *interrupt.args]), file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
     except Exception as error:
-        known = _explained(error)
+        known = explained(error)
         if known is None or options.verbose:
             logger.exception("failed")
         if known is None:
@@ -119,7 +121,7 @@ def main(
         sys.exit(known.exit_code)
 
 
-def _explained(error: Exception) -> PipelineError | None:
+def explained(error: Exception) -> PipelineError | None:
     """The error as its reader needs it, or None for a bug."""
     if isinstance(error, PipelineError):
         return error

@@ -29,10 +29,10 @@ from nfm.registry import (
 
 NOT_DUE = 99  # what Airflow's own operators take for: skip
 EXAMPLES = """\
-  python -m jobs.models --config conf/movielens100k.yaml list
-  python -m jobs.models --config conf/movielens100k.yaml promote latest
-  python -m jobs.models --config conf/movielens100k.yaml --dry-run promote candidate
-  python -m jobs.models --config conf/movielens100k.yaml rollback"""
+  python -m jobs.models list --config conf/movielens100k.yaml
+  python -m jobs.models promote candidate --config conf/movielens100k.yaml --dry-run
+  python -m jobs.models promote latest --to candidate --config conf/movielens100k.yaml
+  python -m jobs.models rollback --config conf/movielens100k.yaml"""
 _SHOWN = ("auc", "gauc", "logloss", "rmse")
 
 
@@ -46,6 +46,8 @@ def run(config: Config, options: argparse.Namespace) -> list[Stage]:
 
 def plan(config: Config, options: argparse.Namespace) -> list[str]:
     """What the command does, or with --dry-run would do: all but to write anything."""
+    if options.bundle and options.command != "promote":
+        raise ConfigError(f"{options.command} takes no bundle")
     if options.command == "list":
         return _listing(config)
     if options.command == "due":
@@ -57,6 +59,8 @@ def plan(config: Config, options: argparse.Namespace) -> list[str]:
 
 def _promote(config: Config, options: argparse.Namespace) -> list[str]:
     models, alias = config.train.path, options.to
+    if options.bundle is None:
+        raise ConfigError("which bundle is to be promoted? Name it: an id, latest or candidate")
     path = resolve_bundle(models, options.bundle)
     model_id = path.rpartition("/")[2]
     if path != storage.absolute(f"{models}/{model_id}"):
@@ -181,24 +185,20 @@ def _last_gate(config: Config, model_id: str) -> str:
 def arguments() -> argparse.ArgumentParser:
     """The job's command line."""
     made = parser(__doc__, EXAMPLES)
-    commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("list", help="the bundles, their metrics, and what the aliases name")
-    promoting = commands.add_parser(
-        "promote", help=f"have an alias name a bundle; '{SERVING}' after the gate of promote.*"
+    made.add_argument(
+        "command",
+        choices=("list", "promote", "rollback", "due"),
+        help="list: the bundles, their metrics, and what the aliases name; promote: have an alias "
+        f"name a bundle, '{SERVING}' if it passes the gate; rollback: have it name the one before, "
+        "and again, the one before that; due: exit 0 if a training is due by "
+        f"nightly.train_every_days, else {NOT_DUE}",
     )
-    promoting.add_argument("bundle", help=f"id, 'latest' or '{CANDIDATE}'")
-    promoting.add_argument(
+    made.add_argument("bundle", nargs="?", help=f"to promote: id, 'latest' or '{CANDIDATE}'")
+    made.add_argument(
+        "--to", choices=ALIASES, default=SERVING, help=f"the alias (default: {SERVING})"
+    )
+    made.add_argument(
         "--force", action="store_true", help="promote what fails the gate, and record it"
-    )
-    back = commands.add_parser(
-        "rollback", help="have an alias name the bundle before; again: the one before that"
-    )
-    for command in (promoting, back):
-        command.add_argument(
-            "--to", choices=ALIASES, default=SERVING, help=f"the alias (default: {SERVING})"
-        )
-    commands.add_parser(
-        "due", help=f"exit 0 if a training is due by nightly.train_every_days, else {NOT_DUE}"
     )
     return made
 

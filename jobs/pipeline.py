@@ -7,7 +7,8 @@ import argparse
 
 from conf.schema import Config
 from feature_eng.fields import unfitted_specs
-from feature_eng.scoring import canonical_score_rows, count_rows_of_day, rows_of_day
+from feature_eng.gates import check_rows, settle_gates
+from feature_eng.scoring import canonical_score_rows, rows_of_day
 from jobs import build_features, evaluate, score, train
 from jobs.cli import Stage, day, main, parser
 from jobs.session import spark_session
@@ -40,8 +41,12 @@ def plan(config: Config, options: argparse.Namespace) -> list[str]:
 def _check_score_table(config: Config, options: argparse.Namespace) -> int:
     """Refuse a table that could not be scored; returns its rows."""
     raw = rows_of_day(spark_session(config.spark), config.score, options.ds)
-    canonical_score_rows(raw, unfitted_specs(config.fields), config.keys)
-    return count_rows_of_day(raw, config.score, options.ds)
+    kept = [*config.keys, *config.score.columns]
+    canonical_score_rows(raw, unfitted_specs(config.fields), kept, config.score.optional)
+    rows = raw.count()
+    enough = check_rows(config.score.gates.min_rows, rows)
+    settle_gates([enough], f"{config.score.raw.name} of {options.ds}", forced=options.force)
+    return rows
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -50,6 +55,7 @@ def arguments() -> argparse.ArgumentParser:
     made.add_argument("--ds", type=day, required=True, help="day to score, YYYY-MM-DD")
     build_features.add_arguments(made)
     train.add_arguments(made)
+    score.add_arguments(made)
     made.set_defaults(bundle=LATEST)
     return made
 

@@ -1,71 +1,266 @@
 """Score the raw rows of a day with a bundle: raw table + bundle -> a partition of scores."""
 
 import argparse
-import functools
+import re
 import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from importlib.metadata import version
 
-from conf.loader import dump_config
-from conf.manifest import read_manifest
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import types as T
+
+from conf.cells import as_pairs, from_pairs
+from conf.errors import DataError
+from conf.loader import dump_config, override_config
+from conf.manifest import CheckResult, SourceSpec
+from conf.partition import (
+    SCHEMA_VERSION,
+    PartitionManifest,
+    ScoreFile,
+    partition_path,
+    read_partition_manifest,
+)
 from conf.schema import Config
+from conf.scoring import MODEL_ID, SCORED_AT
+from feature_eng.candidates import find_candidates
+from feature_eng.gates import check_keys, check_rows, check_scores, settle_gates
+from feature_eng.lake import publication
+from feature_eng.scored_files import BlockEncoder, Found, ScoreWriter
 from feature_eng.scoring import (
     canonical_score_rows,
-    count_rows_of_day,
-    publish_scores,
+    count_duplicates,
+    kept_columns,
     rows_of_day,
+    score_rows,
+    scores_schema,
 )
 from feature_eng.vocabulary import read_vocabulary
 from jobs.cli import Stage, day, main, parser
+from jobs.serving import Served, served
 from jobs.session import spark_session
-from nfm.bundle import load_bundle
-from nfm.predict import score_columns
+from nfm.bundle import Bundle, load_bundle
 from nfm.registry import LATEST, resolve_bundle
 
 EXAMPLES = """\
   python -m jobs.score --config conf/movielens100k.yaml --ds 1998-04-23
+  python -m jobs.score --config X.yaml --ds 2026-01-02 --bundle serving --top-k 10 --by user_id
   spark-submit --py-files dist/nfm_pipeline-0.1.0.zip jobs/score.py \\
-      --config X.yaml --ds 1998-04-23"""
+      --config X.yaml --ds 2026-01-02"""
+
+
+class Clock:
+    """Times the parts of a run, in seconds."""
+
+    def __init__(self) -> None:
+        self._began = self._last = time.monotonic()
+        self.laps: dict[str, float] = {}
+
+    def lap(self, part: str) -> None:
+        """Give the time since the last part to this one."""
+        now = time.monotonic()
+        self.laps[part], self._last = round(now - self._last, 3), now
+
+    def total(self) -> float:
+        """Since the start."""
+        return time.monotonic() - self._began
 
 
 def run(config: Config, options: argparse.Namespace) -> Stage:
     """Score the day and replace its partition."""
-    start = time.monotonic()
+    clock = Clock()
+    config = with_options(config, options)
     path = resolve_bundle(config.train.path, options.bundle)
-    model_id = load_bundle(path).model_id  # a damaged one fails here, not in Spark's workers
+    bundle = load_bundle(path)
     spark = spark_session(config.spark)
-    manifest = read_manifest(path)
-    vocabulary = read_vocabulary(spark, path, manifest.vocabulary_fingerprint)
-    partition = f"{config.score.path}/ds={options.ds}"
-    rows = publish_scores(
-        rows_of_day(spark, config.score, options.ds),
-        manifest,
-        vocabulary,
-        functools.partial(score_columns, path),
-        model_id,
-        partition,
-        dump_config(config),
+    read_vocabulary(spark, path, bundle.manifest.vocabulary_fingerprint)
+    work = _work(spark, config, bundle, options)
+    run_id = run_name(options.run_id)
+    with (
+        publication(spark, config.score, options.ds, run_id) as published,
+        served(spark, path, bundle.manifest.fields, work.items) as model,
+    ):
+        now = datetime.now(UTC)
+        writer = ScoreWriter(
+            encode=work.encode(model),
+            fields=bundle.manifest.fields,
+            load_scorer=model.scorer(config.score.calibration, config.score.explain),
+            schema=scores_schema(work.kept, explained=config.score.explain > 0),
+            constants={MODEL_ID: bundle.model_id, SCORED_AT: now},
+            directory=published.directory,
+            prefix=f"part-{run_id}",
+            top_k=config.score.top_k,
+            by=config.score.by,
+        )
+        clock.lap("prepare")
+        files, found = score_rows(work.rows, writer)
+        _refuse_lost_pairs(work, found)
+        clock.lap("score")
+        checks = _check(spark, config, bundle, options.ds, published.directory, files, found)
+        settle_gates(checks, f"{work.source} of {options.ds}", forced=options.force)
+        clock.lap("check")
+        manifest = PartitionManifest(
+            schema_version=SCHEMA_VERSION,
+            ds=options.ds,
+            run_id=run_id,
+            model_id=bundle.model_id,
+            vocabulary_fingerprint=bundle.manifest.vocabulary_fingerprint,
+            source=SourceSpec(
+                name=work.source, rows=found.rows, ds_from=options.ds, ds_to=options.ds
+            ),
+            rows=sum(file.rows for file in files),
+            files=files,
+            checks=checks,
+            forced=options.force and any(check.outcome == "fail" for check in checks),
+            score_cells=as_pairs(found.cells),
+            seconds=clock.laps,
+            config=dump_config(config),
+            config_fingerprint=config.fingerprint(),
+            software={name: version(name) for name in ("pyspark", "pyarrow", "numpy", "torch")},
+            created_at=now.isoformat(),
+        )
+        published.commit(manifest)
+    facts = {"model": bundle.model_id, "gates": _told(checks)}
+    output = config.score.table or partition_path(config.score.path, options.ds)
+    return Stage("score", found.rows, manifest.rows, found.rows, clock.total(), output, facts)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be scored.
+
+    Attributes:
+        rows: Canonical rows, or users to pair with items.
+        kept: Columns of the scores that they have.
+        encode: Makes of a served bundle what encodes the rows.
+        source: What the record calls them.
+        items: To pair users with, if they are to be.
+        pairs: How many pairs there are then.
+    """
+
+    rows: DataFrame
+    kept: T.StructType
+    encode: Callable[[Served], BlockEncoder]
+    source: str
+    items: pa.Table | None = None
+    pairs: int | None = None
+
+
+def _work(spark: SparkSession, config: Config, bundle: Bundle, options: argparse.Namespace) -> Work:
+    raw = rows_of_day(spark, config.score, options.ds)
+    fields, keys = bundle.manifest.fields, bundle.manifest.keys
+    if options.candidates == "rows":
+        kept = [*keys, *config.score.columns]
+        rows = canonical_score_rows(raw, fields, kept, config.score.optional)
+        name = config.score.raw.name
+        return Work(rows, kept_columns(rows), lambda model: model.encoder(fields), name)
+    found = find_candidates(raw, config.score, fields, keys)
+    return Work(
+        rows=found.users,
+        kept=found.kept,
+        encode=lambda model: model.pair_encoder(found.user_fields, found.item_fields),
+        source=found.source,
+        items=found.items,
+        pairs=found.pairs,
     )
-    return Stage("score", rows, rows, rows, time.monotonic() - start, partition, {})
+
+
+def _refuse_lost_pairs(work: Work, found: Found) -> None:
+    if work.pairs is not None and work.pairs != found.rows:
+        raise DataError(
+            f"{found.rows} of {work.pairs} pairs of '{work.source}' were scored: nothing was "
+            f"published; if a table changed meanwhile, run again"
+        )
+
+
+def _check(
+    spark: SparkSession,
+    config: Config,
+    bundle: Bundle,
+    ds: str,
+    directory: str,
+    files: Sequence[ScoreFile],
+    found: Found,
+) -> list[CheckResult]:
+    """What the gates say of the scores."""
+    gates, keys = config.score.gates, bundle.manifest.keys
+    yesterday = (date.fromisoformat(ds) - timedelta(days=1)).isoformat()
+    before = read_partition_manifest(partition_path(config.score.path, yesterday))
+    checks = check_scores(
+        gates,
+        bundle.manifest.fields,
+        found,
+        bundle.scores.cells,
+        from_pairs(before.score_cells) if before else None,
+    )
+    if gates.duplicate_keys != "ignore":
+        paths = [f"{directory}/{file.path}" for file in files]
+        duplicates = count_duplicates(spark, paths, keys)
+        checks.append(check_keys(gates.duplicate_keys, duplicates, keys))
+    return checks
+
+
+def _told(checks: Sequence[CheckResult]) -> str:
+    counts = Counter(check.outcome for check in checks)
+    return ", ".join(f"{counts[outcome]} {outcome}" for outcome in ("pass", "warn", "fail"))
 
 
 def plan(config: Config, options: argparse.Namespace) -> list[str]:
     """What would be scored with what."""
-    path = resolve_bundle(config.train.path, options.bundle)
-    model_id = load_bundle(path).model_id
-    manifest = read_manifest(path)
-    raw = rows_of_day(spark_session(config.spark), config.score, options.ds)
-    canonical_score_rows(raw, manifest.fields, manifest.keys)  # are all columns there?
-    rows = count_rows_of_day(raw, config.score, options.ds)
+    config = with_options(config, options)
+    bundle = load_bundle(resolve_bundle(config.train.path, options.bundle))
+    spark = spark_session(config.spark)
+    work = _work(spark, config, bundle, options)  # are all columns there?
+    rows = work.rows.count() if work.pairs is None else work.pairs
+    enough = check_rows(config.score.gates.min_rows, rows)
+    settle_gates([enough], f"{work.source} of {options.ds}", forced=options.force)
+    output = config.score.table or partition_path(config.score.path, options.ds)
     return [
-        f"score: {rows:,} rows of {config.score.raw.name} for {options.ds} with "
-        f"{model_id} -> {config.score.path}/ds={options.ds}"
+        f"score: {rows:,} rows of {work.source} for {options.ds} with {bundle.model_id} -> {output}"
     ]
+
+
+def with_options(config: Config, options: argparse.Namespace) -> Config:
+    """The configuration with what the command line says otherwise."""
+    if options.top_k is None and options.by is None:
+        return config
+    values = {"score.top_k": options.top_k, "score.by": options.by}
+    return override_config(config, values, "--top-k, --by")
+
+
+def run_name(given: str | None) -> str:
+    """The name of a run as a part of file names: the scheduler's, or one of our own."""
+    if given is None:
+        given = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
+    return re.sub(r"[^A-Za-z0-9_-]", "-", given)
+
+
+def add_arguments(made: argparse.ArgumentParser) -> None:
+    """Options of scoring."""
+    made.add_argument("--top-k", type=int, help="rows kept for each value of --by")
+    made.add_argument("--by", help="key column whose values keep --top-k rows each")
+    made.add_argument(
+        "--candidates",
+        choices=("rows", "cross"),
+        default="rows",
+        help="score the rows of the day, or each of its users with all items not seen",
+    )
+    made.add_argument("--force", action="store_true", help="publish though a gate failed")
+    made.add_argument(
+        "--run-id", help="the scheduler's name of this run: what it published is not done twice"
+    )
 
 
 def arguments() -> argparse.ArgumentParser:
     """The job's command line."""
     made = parser(__doc__, EXAMPLES)
     made.add_argument("--ds", type=day, required=True, help="day to score, YYYY-MM-DD")
-    made.add_argument("--bundle", default=LATEST, help="id, path or 'latest' (default)")
+    made.add_argument("--bundle", default=LATEST, help="id, alias, path or 'latest' (default)")
+    add_arguments(made)
     return made
 
 

@@ -13,7 +13,7 @@ from jobs.cli import Stage, figure, main, parser
 from jobs.session import spark_session
 from jobs.spark_workers import workers_in_spark
 from nfm.bundle import load_bundle, new_model_id, write_bundle
-from nfm.checkpoint import CHECKPOINTS, directory_of, read_weights
+from nfm.checkpoint import CHECKPOINTS, directory_of, read_scores, read_weights
 from nfm.epoch_plan import plan_epoch
 from nfm.launch.forked import start_forked
 from nfm.launch.gang import StartGang, start_horovodrun
@@ -37,10 +37,10 @@ def run(config: Config, options: argparse.Namespace) -> Stage:
     begun = run_to_resume(config, manifest, options.resume) if options.resume else None
     work = begun or Path(config.train.work_path) / new_model_id(config)
     result = launch(config, manifest, work, resume=begun is not None, start=starter(config))
-    weights = read_weights(directory_of(work / CHECKPOINTS, result.best_step))
+    best = directory_of(work / CHECKPOINTS, result.best_step)
     path = f"{config.train.path}/{work.name}"
     metrics = {"best_epoch": result.best_epoch, **result.metrics}
-    write_bundle(path, config, manifest, weights, metrics)
+    write_bundle(path, config, manifest, read_weights(best), metrics, read_scores(best))
     storage.remove(str(work / CHECKPOINTS))
     facts = {f"valid {name}": figure(value) for name, value in result.metrics.items()}
     facts |= {"epochs": f"{result.epochs}, best {result.best_epoch + 1}", "logs": str(work)}

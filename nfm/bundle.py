@@ -7,8 +7,9 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
+from fsspec.implementations.local import LocalFileSystem
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load, load_file, save
 
 from conf import storage
 from conf.errors import DataError, PipelineError, RunError
@@ -16,12 +17,15 @@ from conf.loader import dump_config, load_config
 from conf.manifest import FILE_NAME as MANIFEST
 from conf.manifest import VOCABULARY, Manifest, read_manifest, write_manifest
 from conf.schema import Config
+from nfm.bundle_record import check_files, write_record
+from nfm.calibration import ScoreReference
 from nfm.collectives import Alone
 from nfm.models import build_model
 from nfm.registry import TIME
 from nfm.table_model import TableModel
 
 WEIGHTS, CONFIG, METRICS, CARD = "model.safetensors", "config.yaml", "metrics.json", "README.md"
+SCORES = "scores.json"
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Bundle:
         manifest: The features it was trained on.
         model: The dense part, in evaluation mode.
         table_VD: The embedding table [num_features, D].
+        scores: What the validation rows said of its scores.
     """
 
     model_id: str
@@ -41,6 +46,7 @@ class Bundle:
     manifest: Manifest
     model: TableModel
     table_VD: torch.Tensor
+    scores: ScoreReference
 
 
 def new_model_id(config: Config) -> str:
@@ -55,6 +61,7 @@ def write_bundle(
     manifest: Manifest,
     weights: dict[str, torch.Tensor],
     metrics: dict[str, Any],
+    scores: ScoreReference,
 ) -> None:
     """Publish a bundle; the vocabulary is copied, so that it scores when the features are gone.
 
@@ -68,6 +75,7 @@ def write_bundle(
             file.write(save({name: tensor.contiguous() for name, tensor in weights.items()}))
         storage.write_text(f"{staging}/{CONFIG}", dump_config(config))
         storage.write_text(f"{staging}/{METRICS}", json.dumps(metrics, indent=1) + "\n")
+        storage.write_text(f"{staging}/{SCORES}", json.dumps(scores.to_json()) + "\n")
         storage.write_text(f"{staging}/{CARD}", _card(path, config, manifest, metrics))
         source, plain = storage.filesystem(f"{config.features.path}/{VOCABULARY}")
         target, copy = storage.filesystem(f"{staging}/{VOCABULARY}")
@@ -84,20 +92,27 @@ def write_bundle(
                 f"was published; train again"
             )
         write_manifest(staging, manifest)
+        write_record(staging)
 
 
-def load_bundle(path: str) -> Bundle:
+def load_bundle(path: str, *, check: bool = True) -> Bundle:
     """Read a bundle. Nothing in it is unpickled.
 
+    Args:
+        path: Its directory.
+        check: Whether to hold all its files against their checksums; a worker need not, where its
+            job did.
+
     Raises:
-        DataError: A file is missing or damaged.
+        DataError: A file is missing or damaged, or a newer release wrote it.
     """
+    if check:
+        check_files(path)
     manifest = read_manifest(path)
     try:
         config = load_config(f"{path}/{CONFIG}")
-        fs, plain = storage.filesystem(f"{path}/{WEIGHTS}")
-        with fs.open(plain, "rb") as file:
-            weights = load(file.read())
+        scores = ScoreReference.from_json(json.loads(storage.read_text(f"{path}/{SCORES}")))
+        weights = _read_weights(f"{path}/{WEIGHTS}")
         model = build_model(config.model, manifest.fields, Alone())
         table_VD = weights.pop("table.weight")
         model.load_state_dict({k.removeprefix("model."): v for k, v in weights.items()})
@@ -109,7 +124,16 @@ def load_bundle(path: str) -> Bundle:
             f"bundle '{path}' is damaged ({type(error).__name__}: {error}); "
             f"use another one or train again"
         ) from None
-    return Bundle(path.rpartition("/")[2], config, manifest, model.eval(), table_VD)
+    return Bundle(path.rpartition("/")[2], config, manifest, model.eval(), table_VD, scores)
+
+
+def _read_weights(path: str) -> dict[str, torch.Tensor]:
+    """The tensors; of a local file they are its pages, which all processes on the machine share."""
+    fs, plain = storage.filesystem(path)
+    if isinstance(fs, LocalFileSystem):
+        return load_file(plain)
+    with fs.open(plain, "rb") as file:
+        return load(file.read())
 
 
 def _card(path: str, config: Config, manifest: Manifest, metrics: dict[str, Any]) -> str:

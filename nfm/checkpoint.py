@@ -3,7 +3,8 @@
 A checkpoint is a directory ``step-<number>`` of safetensors files: ``dense`` with the model and its
 optimiser, and one ``table-<shard>`` per shard of the embedding table, with the rows i of the table
 for which i % shards == shard and their optimiser state. ``state.json`` is written last, with the
-position in the training and the checksum of every file.
+position in the training, the checksum of every file and, at the end of an epoch that is the best so
+far, what the validation found of the scores.
 """
 
 import hashlib
@@ -19,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from conf.errors import RunError
+from nfm.calibration import ScoreReference
 from nfm.epoch_plan import Phase
 from nfm.step import TrainStep
 
@@ -122,10 +124,19 @@ def read_position(checkpoint: Path) -> Position:
     return Position(**{**position, "done": tuple(Phase(**phase) for phase in position["done"])})
 
 
-def write_state(checkpoint: Path, position: Position, checksums: dict[str, str]) -> None:
+def read_scores(checkpoint: Path) -> ScoreReference:
+    """What the validation found, of the checkpoint of a best epoch."""
+    return ScoreReference.from_json(json.loads((checkpoint / STATE).read_text())["scores"])
+
+
+def write_state(
+    checkpoint: Path, position: Position, checksums: dict[str, str], scores: ScoreReference | None
+) -> None:
     """Write the last file of a checkpoint."""
-    text = json.dumps({"position": asdict(position), "sha256": checksums}, indent=1)
-    (checkpoint / STATE).write_text(text)
+    state = {"position": asdict(position), "sha256": checksums}
+    if scores:
+        state["scores"] = scores.to_json()
+    (checkpoint / STATE).write_text(json.dumps(state, indent=1))
     sync(checkpoint / STATE)
 
 

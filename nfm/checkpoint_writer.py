@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from conf.errors import RunError
+from nfm.calibration import ScoreReference
 from nfm.checkpoint import (
     DENSE,
     Position,
@@ -53,8 +54,15 @@ class CheckpointWriter:
             for leftover in directory.glob(".step-*"):
                 shutil.rmtree(leftover)
 
-    def write(self, step: TrainStep, position: Position) -> None:
+    def write(
+        self, step: TrainStep, position: Position, scores: ScoreReference | None = None
+    ) -> None:
         """Copy the state and write it in the background.
+
+        Args:
+            step: The state.
+            position: Where the training stands.
+            scores: What a validation found, if this checkpoint is that of the best epoch so far.
 
         Raises:
             RunError: The checkpoint before this one could not be written.
@@ -73,7 +81,7 @@ class CheckpointWriter:
             name: {key: tensor.to("cpu", copy=True) for key, tensor in tensors.items()}
             for name, tensors in files.items()
         }
-        self._thread = threading.Thread(target=self._write, args=(copies, shards, position))
+        self._thread = threading.Thread(target=self._write, args=(copies, shards, position, scores))
         self._thread.start()
 
     def wait(self) -> None:
@@ -91,7 +99,13 @@ class CheckpointWriter:
                 f"earlier ones are whole. Make room or mend the store, then go on with --resume"
             )
 
-    def _write(self, files: dict[str, Tensors], shards: int, position: Position) -> None:
+    def _write(
+        self,
+        files: dict[str, Tensors],
+        shards: int,
+        position: Position,
+        scores: ScoreReference | None,
+    ) -> None:
         try:
             final = directory_of(self.directory, position.step)
             staging = final.with_name(f".{final.name}")
@@ -103,7 +117,7 @@ class CheckpointWriter:
             if self.workers.rank == 0:
                 notes = [staging / _note(rank) for rank in range(shards)]
                 checksums = self._gather(notes)
-                write_state(staging, position, checksums)
+                write_state(staging, position, checksums, scores)
                 shutil.rmtree(final, ignore_errors=True)  # a damaged one of the same step
                 staging.rename(final)
                 sync(self.directory)

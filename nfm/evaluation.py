@@ -12,6 +12,7 @@ import torch
 from conf.errors import ConfigError, RunError
 from conf.evaluation import EvaluateConfig, check_grouping
 from conf.manifest import MISSING, FieldSpec, Manifest
+from conf.vocabulary import value_ids
 from nfm.bundle import Bundle
 from nfm.epoch_plan import Block
 from nfm.metrics import by_group, metrics, reliability
@@ -19,7 +20,6 @@ from nfm.objective import Objective
 from nfm.predict import BATCH_ROWS, check_vocabulary, predict_logits
 from nfm.stream import stream_batches
 from nfm.tally import Tallier, Tally
-from nfm.vocabulary import value_ids
 
 Table = list[dict[str, Any]]
 

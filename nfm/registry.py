@@ -15,6 +15,7 @@ from conf.errors import ConfigError, DataError, RunError
 from conf.manifest import FILE_NAME as MANIFEST
 from conf.manifest import CheckResult
 from conf.section import Section
+from nfm.bundle_record import RECORD
 
 LATEST = "latest"
 SERVING, CANDIDATE = "serving", "candidate"
@@ -62,6 +63,9 @@ class Alias(Promotion):
 def resolve_bundle(models: str, name: str) -> str:
     """The absolute path of a bundle.
 
+    One that is being copied there is not the latest before its last file is; asked for by name, it
+    is found, and loading it says what it lacks.
+
     Args:
         models: Directory of the bundles.
         name: ``latest`` in it, an alias, an id, or a path.
@@ -78,7 +82,7 @@ def resolve_bundle(models: str, name: str) -> str:
     elif name in ALIASES:
         return _named_by(models, name)
     for path in (f"{models}/{name}", name):
-        if storage.exists(f"{path}/{MANIFEST}"):
+        if _is_there(path):
             return storage.absolute(path)
     raise ConfigError(f"no bundle '{name}' in '{models}' or by that path; see what is there")
 
@@ -97,7 +101,7 @@ def resolve_start(models: str, name: str) -> str | None:
 def bundles(models: str) -> list[str]:
     """The ids of the bundles in a directory, the oldest first."""
     fs, plain = storage.filesystem(models)
-    return sorted(path.split("/")[-2] for path in fs.glob(f"{plain}/*/{MANIFEST}"))
+    return sorted(path.split("/")[-2] for path in fs.glob(f"{plain}/*/{RECORD}"))
 
 
 def _named_by(models: str, alias: str) -> str:
@@ -106,16 +110,17 @@ def _named_by(models: str, alias: str) -> str:
         raise ConfigError(
             f"'{alias}' names no bundle in '{models}' yet; promote one (jobs.models promote)"
         )
-    if not _is_there(models, named):
+    path = f"{models}/{named.model_id}"
+    if not _is_there(path):
         raise ConfigError(
             f"'{alias}' names bundle '{named.model_id}', which is gone from '{models}'; put it "
             f"back, go back to the one before (jobs.models rollback), or promote another"
         )
-    return storage.absolute(f"{models}/{named.model_id}")
+    return storage.absolute(path)
 
 
-def _is_there(models: str, promotion: Promotion) -> bool:
-    return storage.exists(f"{models}/{promotion.model_id}/{MANIFEST}")
+def _is_there(path: str) -> bool:
+    return any(storage.exists(f"{path}/{file}") for file in (RECORD, MANIFEST))
 
 
 def trained_at(model_id: str) -> datetime | None:
@@ -184,7 +189,8 @@ def roll_back(models: str, alias: str) -> Alias:
     """
     with storage.only_run(_path(models, alias)):
         found = read_alias(models, alias)
-        there = [past for past in found.earlier if _is_there(models, past)] if found else []
+        past = found.earlier if found else []
+        there = [one for one in past if _is_there(f"{models}/{one.model_id}")]
         if found is None or not there:
             raise ConfigError(
                 f"'{alias}' named no bundle before this one that is still in '{models}': there "

@@ -16,6 +16,7 @@ from conf.evaluation import HIGHER_IS_BETTER
 from conf.manifest import Manifest, SplitSpec
 from conf.schema import Config
 from nfm.batch import Batch, num_slots
+from nfm.calibration import ScoreReference
 from nfm.checkpoint import (
     CHECKPOINTS,
     Position,
@@ -37,7 +38,7 @@ from nfm.run_log import RunLog
 from nfm.schedule import factor_at
 from nfm.step import TrainStep
 from nfm.stream import stream_batches
-from nfm.tally import Tallier
+from nfm.tally import Tallier, Tally
 
 logger = logging.getLogger(__name__)
 
@@ -140,15 +141,17 @@ class Trainer:
         rate = rows / (time.monotonic() - began)
         self._average_statistics()
         loss = self.position.loss / self.manifest.splits["train"].rows
-        found = self._validate()
+        tally = self._validate()
+        found, scores = self._metrics(tally), None
         stopping = self.config.train.early_stopping
         sign = 1.0 if HIGHER_IS_BETTER[stopping.metric] else -1.0
         at = replace(self.position, epoch=epoch + 1, done=(), loss=0.0)
         best = at.best_metrics.get(stopping.metric)
         if best is None or sign * found[stopping.metric] > sign * best:
             at = replace(at, best_epoch=epoch, best_step=at.step, best_metrics=found)
+            scores = ScoreReference.of(tally, self.objective)
         self.position = at
-        self.writer.write(self.step, at)
+        self.writer.write(self.step, at, scores)
         if self.log:
             valid = {f"valid_{name}": value for name, value in found.items()}
             self.log.epoch(epoch, {"train_loss": loss, **valid, "rows_per_s": rate})
@@ -214,8 +217,8 @@ class Trainer:
             )
         logger.warning("%s; left out, %d of %d", what, at.skipped, allowed)
 
-    def _validate(self) -> dict[str, float]:
-        """Metrics over all workers' validation rows, each counted once; alike on every worker."""
+    def _validate(self) -> Tally:
+        """All workers' validation rows, each counted once; alike on every worker."""
         split, rank = self.manifest.splits["valid"], self.workers.rank
         plan = self._plan(split, None)
         batches = stream_batches(
@@ -239,6 +242,11 @@ class Trainer:
                 "the validation's predictions came out infinite or NaN: lower "
                 "train.optimizer.learning_rate"
             )
+        return tally
+
+    def _metrics(self, tally: Tally) -> dict[str, float]:
+        """What the rows come to; one of them decides when to stop."""
+        group_by = self.config.evaluate.group_by
         found = metrics(tally, self.objective, self.manifest.field(group_by) if group_by else None)
         decides = self.config.train.early_stopping.metric
         if decides not in found:

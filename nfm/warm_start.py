@@ -6,10 +6,10 @@ import pyarrow as pa
 import torch
 
 from conf.manifest import Manifest
+from conf.vocabulary import value_ids
 from nfm.bundle import Bundle
 from nfm.step import TrainStep
 from nfm.table_model import TableModel
-from nfm.vocabulary import value_ids
 
 Indices = npt.NDArray[np.int64]
 

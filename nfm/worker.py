@@ -90,7 +90,7 @@ def _train(run: Path, config: Config) -> None:
     manifest = read_manifest(str(run))
     step = build_step(config, manifest.fields, workers, device=device)
     if config.train.init_from:
-        bundle = load_bundle(config.train.init_from)
+        bundle = load_bundle(config.train.init_from, check=False)
         rows = warm_start(step, manifest, config.features.path, bundle, config.train.init_from)
         logger.info("%d of %d embeddings from '%s'", rows, manifest.num_features, bundle.model_id)
     result = Trainer(config, manifest, workers, run, log, step, stop_asked).fit()

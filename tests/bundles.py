@@ -11,6 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 from conf.manifest import FieldSpec, FileSpec, Manifest, SplitSpec, write_manifest
 from nfm.bundle import write_bundle
+from nfm.calibration import ScoreReference
 from nfm.collectives import Alone
 from nfm.models import build_model
 from tests.data import make_config
@@ -105,8 +106,9 @@ def publish(
     model.bias.data.fill_(bias)
     dense = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     metrics = {"best_epoch": 0, "auc": 0.7 + seed / 100}
+    scores = ScoreReference({}, None, None)
     path = f"{root}/models/{model_id}"
-    write_bundle(path, config, manifest, {"table.weight": table_VD} | dense, metrics)
+    write_bundle(path, config, manifest, {"table.weight": table_VD} | dense, metrics, scores)
     weights = {}
     for spec in manifest.fields:
         names = ["missing", "unknown", *words[spec.name]]

@@ -91,9 +91,11 @@ def test_the_pipeline_leaves_what_it_promises(done: Outcome, root: Path) -> None
     assert lines[-1]["train_loss"] < lines[0]["train_loss"]
     assert list((work / "tensorboard").glob("events.out.tfevents.*"))
     saved = [root / "features/v1/config.yaml", bundle / "config.yaml", work / "config.yaml"]
-    saved += [*root.glob("reports/*/config.yaml"), root / f"scores/ds={DS}/_config.yaml"]
-    assert len(saved) == 5
-    assert all(yaml.safe_load(path.read_text())["name"] == "clicks" for path in saved)
+    saved += root.glob("reports/*/config.yaml")
+    texts = [path.read_text() for path in saved]
+    texts.append(json.loads((root / f"scores/ds={DS}/_manifest.json").read_text())["config"])
+    assert len(texts) == 5
+    assert all(yaml.safe_load(text)["name"] == "clicks" for text in texts)
 
 
 def test_served_scores_equal_trained_predictions_to_the_last_bit(done: Outcome, root: Path) -> None:
@@ -231,7 +233,7 @@ def test_a_dry_run_prints_the_plan_and_touches_nothing(
         ("evaluate", ("--overwrite", "--set", "features.path=none"), 3, "no manifest at"),
         ("score", ("--ds", "yesterday"), 2, "invalid day value: 'yesterday'"),
         ("score", ("--ds", DS, "--set", "score.raw.path=none"), 2, "'none' does not exist"),
-        ("score", ("--ds", "2026-09-09"), 3, "no rows for"),
+        ("score", ("--ds", "2026-09-09"), 3, "rows: at least 1 expected, 0 found"),
     ],
 )
 def test_bad_input_ends_with_its_code_and_leaves_outputs_untouched(
@@ -321,7 +323,9 @@ def test_a_pipeline_checks_the_score_table_before_it_starts(
     before = snapshot(root)
     for dry_run in ((), ("--dry-run",)):
         outcome = job(pipeline, "--overwrite", "--ds", "2026-09-09", *dry_run)
-        assert (outcome.code, "no rows for" in outcome.err) == (3, True), outcome
+        assert (outcome.code, "rows: at least 1 expected, 0 found" in outcome.err) == (3, True), (
+            outcome
+        )
     assert snapshot(root) == before
 
 

@@ -1,110 +1,206 @@
-"""Encoding for scoring and the publication of a partition."""
+"""Encoding for scoring, and the files of scores."""
 
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
 
+from conf.cells import count_cells
 from conf.errors import DataError
 from conf.manifest import Manifest
 from conf.schema import SPLITS, Config
+from conf.vocabulary import value_ids
 from feature_eng.build import build_features
-from feature_eng.scoring import canonical_score_rows, publish_scores, rows_of_day
-from feature_eng.vocabulary import read_vocabulary
+from feature_eng.scored_files import Found, ScoreWriter
+from feature_eng.scoring import (
+    canonical_score_rows,
+    count_duplicates,
+    rows_of_day,
+    score_rows,
+)
+from feature_eng.top_rows import best_rows
 from tests.data import DS, make_config, raw_table, write_raw
-from tests.encoding import encode
+from tests.encoding import score_writer
 
 
-def of_user(columns: dict[str, Any]) -> Any:
+def of_user(columns: dict[str, Any]) -> dict[str, Any]:
     """Stands for a model: half of the user's id."""
-    return columns["user"] / 2
+    scores = columns["user"] / 2
+    return {"score": scores, "model_score": scores}
+
+
+class Built(NamedTuple):
+    """Features, and the raw table that they were built from."""
+
+    config: Config
+    manifest: Manifest
+    raw: pa.Table
 
 
 @pytest.fixture(scope="module")
-def built(
-    spark: SparkSession, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Config, Manifest, pa.Table]:
+def built(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Built:
     root = tmp_path_factory.mktemp("scoring")
     table = raw_table(400)
     write_raw(root / "raw", table)
     write_raw(root / "tonight" / f"ds={DS}", table.drop_columns("clicked"))
     write_raw(root / "tonight" / "ds=2026-01-01", table.slice(0, 10).drop_columns("clicked"))
-    config = make_config(root)
-    return config, build_features(spark, config, overwrite=False), table
+    fields = "fields.0.num_oov_buckets=3", "fields.5.num_oov_buckets=2", "fields.0.min_count=9"
+    config = make_config(root, *fields)
+    return Built(config, build_features(spark, config, overwrite=False), table)
 
 
-def publish(
-    spark: SparkSession, built: tuple[Config, Manifest, pa.Table], raw: DataFrame, partition: str
-) -> int:
-    config, manifest, _ = built
-    vocabulary = read_vocabulary(spark, config.features.path)
-    return publish_scores(raw, manifest, vocabulary, of_user, "model-1", partition, "name: x\n")
+def tonight(spark: SparkSession, built: Built, ds: str = DS, kept: Sequence[str] = ()) -> DataFrame:
+    raw = rows_of_day(spark, built.config.score, ds)
+    return canonical_score_rows(raw, built.manifest.fields, [*built.manifest.keys, *kept])
 
 
-def test_the_scores_contract(
-    spark: SparkSession, built: tuple[Config, Manifest, pa.Table], tmp_path: Path
-) -> None:
-    config, _, raw = built
-    for ds, rows in (("2026-01-01", 10), (DS, 400)):
-        tonight = rows_of_day(spark, config.score, ds)
-        assert publish(spark, built, tonight, f"{tmp_path}/ds={ds}") == rows
-    found = spark.read.parquet(str(tmp_path))
-    assert [(f.name, f.dataType.simpleString()) for f in found.schema] == [
+def writer(built: Built, rows: DataFrame, directory: Path, **others: Any) -> ScoreWriter:
+    """Writes the scores of ``of_user`` into a new directory."""
+    features = built.config.features.path
+    return score_writer(features, built.manifest, rows, of_user, directory, **others)
+
+
+def test_the_scores_contract(spark: SparkSession, built: Built, tmp_path: Path) -> None:
+    rows = tonight(spark, built, kept=["price"])
+    files, found = score_rows(rows, writer(built, rows, tmp_path / f"ds={DS}"))
+    assert found.rows == sum(file.rows for file in files) == 400
+    scored = spark.read.parquet(str(tmp_path))
+    assert [(f.name, f.dataType.simpleString()) for f in scored.schema] == [
         ("user", "string"),
         ("item", "bigint"),
+        ("price", "double"),
         ("score", "double"),
         ("model_id", "string"),
         ("scored_at", "timestamp"),
         ("ds", "date"),
     ]
-    rows = found.where(f"ds = '{DS}'").collect()
-    vocabulary = read_vocabulary(spark, config.features.path).entries.where("field = 'user'")
-    id_of = {row["value"]: row["id"] for row in vocabulary.collect()}
-    expected = [(r["user"], r["item"], id_of.get(r["user"], 1) / 2) for r in raw.to_pylist()]
-    assert sorted((r["user"], r["item"], r["score"]) for r in rows) == sorted(expected)
-    assert {row["model_id"] for row in rows} == {"model-1"}
-    assert len({row["scored_at"] for row in rows}) == 1
-    hidden = [path.name for path in (tmp_path / f"ds={DS}").glob("[._]*") if path.suffix != ".crc"]
-    assert sorted(hidden) == ["_SUCCESS", "_config.yaml"]
-    assert (tmp_path / f"ds={DS}/_config.yaml").read_text() == "name: x\n"
+    served = scored.drop("ds").collect()
+    assert {(r["model_id"], r["scored_at"]) for r in served} == {("model-1", datetime(2026, 1, 3))}
+    ids = id_of_users(built)
+    raw = built.raw.to_pylist()
+    expected = [(r["user"], r["item"], r["price"]) for r in raw]
+    assert sorted((r["user"], r["item"], r["price"]) for r in served) == sorted(expected)
+    known = [r for r in served if r["user"] in ids]
+    assert known
+    assert len(known) < len(served)
+    assert all(r["score"] == ids[r["user"]] / 2 for r in known)
+    for file in files:
+        assert file.path.startswith("part-run1-")
+        assert file.bytes == (tmp_path / f"ds={DS}" / file.path).stat().st_size
 
 
-def test_a_partition_is_replaced_whole_or_not_at_all(
-    spark: SparkSession, built: tuple[Config, Manifest, pa.Table], tmp_path: Path
+def id_of_users(built: Built) -> dict[str, int]:
+    table = value_ids(built.config.features.path, "user")
+    return dict(zip(table["value"].to_pylist(), table["id"].to_pylist(), strict=True))
+
+
+def test_what_a_day_was_like(spark: SparkSession, built: Built, tmp_path: Path) -> None:
+    rows = tonight(spark, built)
+    _, found = score_rows(rows, writer(built, rows, tmp_path / "scores"))
+    ids, raw = id_of_users(built), built.raw.to_pylist()
+    assert found.missing["device"] == sum(row["device"] is None for row in raw)
+    assert found.missing["price"] == sum(row["price"] is None for row in raw)
+    assert found.missing["tags"] == sum(not row["tags"] for row in raw)
+    assert found.unknown["user"] == sum(row["user"] not in ids for row in raw)
+    assert found.values["user"] == 400
+    assert found.values["tags"] == sum(len(row["tags"] or []) for row in raw)
+    scores = pq.read_table(tmp_path / "scores")["score"].to_numpy()
+    assert found.cells == count_cells(scores)
+    assert found.frequent == dict(Counter(scores.tolist()).most_common())
+
+
+def test_a_day_without_rows_has_a_file_without_rows(
+    spark: SparkSession, built: Built, tmp_path: Path
 ) -> None:
-    tonight, partition = rows_of_day(spark, built[0].score, DS), f"{tmp_path}/ds={DS}"
-    publish(spark, built, tonight, partition)
-    with pytest.raises(DataError, match="there are no rows for"):
-        publish(spark, built, tonight.where("false"), partition)
-    with pytest.raises(PySparkException):
-        publish(
-            spark, built, tonight.withColumn("user", F.expr("string(raise_error('no'))")), partition
-        )
-    assert pq.read_table(partition).num_rows == 400
-    publish(spark, built, tonight.where("item < 2"), partition)
-    assert set(pq.read_table(partition)["item"].to_pylist()) == {0, 1}
-    assert [path.name for path in tmp_path.iterdir()] == [f"ds={DS}"]
+    rows = tonight(spark, built, "2026-03-03")
+    (file,), found = score_rows(rows, writer(built, rows, tmp_path / "scores"))
+    assert (file.rows, found) == (0, Found.none())
+    schema = pq.read_schema(tmp_path / "scores" / file.path)
+    assert schema.names == ["user", "item", "score", "model_id", "scored_at"]
+
+
+def test_top_k_rows_of_each_user(
+    spark: SparkSession, built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = tonight(spark, built).repartition(7)
+    top = writer(built, rows, tmp_path / "top", top_k=3, by="item")
+    files, found = score_rows(rows, top)
+    assert found.rows == 400, "all rows were scored"
+    everything = writer(built, rows, tmp_path / "all")
+    score_rows(rows, everything)
+    of_item: dict[int, list[tuple[float, str]]] = {}
+    for row in pq.read_table(tmp_path / "all").to_pylist():
+        of_item.setdefault(row["item"], []).append((-row["score"], row["user"]))
+    best = {(item, user) for item, rows in of_item.items() for _, user in sorted(rows)[:3]}
+    kept = pq.read_table(tmp_path / "top").to_pylist()
+    assert {(row["item"], row["user"]) for row in kept} == best
+    assert sum(file.rows for file in files) == len(kept) == len(best)
+
+
+def test_the_best_rows_do_not_depend_on_how_many_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    keys = {"item": rng.integers(0, 9, 500), "user": rng.integers(0, 99, 500)}
+    table = pa.table(keys | {"score": rng.integers(0, 5, 500).astype(float)})
+    parts = [table.slice(start, 50) for start in range(0, 500, 50)]
+    (at_once,) = best_rows(iter(parts), 4, "item")
+    monkeypatch.setattr("feature_eng.top_rows._HELD_ROWS", 60)
+    (in_parts,) = best_rows(iter(parts), 4, "item")
+    assert at_once.equals(in_parts)
+    frame = table.to_pandas().sort_values(["item", "score", "user"], ascending=[True, False, True])
+    expected = frame.groupby("item").head(4).reset_index(drop=True)
+    assert at_once.to_pandas().equals(expected)
 
 
 def test_scoring_encodes_as_the_build_did(
-    spark: SparkSession, built: tuple[Config, Manifest, pa.Table], tmp_path: Path
+    spark: SparkSession, built: Built, tmp_path: Path
 ) -> None:
-    config, manifest, _ = built
-    raw = canonical_score_rows(rows_of_day(spark, config.score, DS), manifest.fields, manifest.keys)
-    vocabulary = read_vocabulary(spark, config.features.path)
-    names = [field.name for field in manifest.fields]
-    served = encode(raw, manifest.fields, vocabulary, tmp_path)
+    """To the last bit, unknown values in buckets of hashes and lists among them."""
+    rows = tonight(spark, built)
+    encoder = writer(built, rows, tmp_path / "scores").encode
+    (block,) = encoder(rows.toArrow())
+    names = [field.name for field in built.manifest.fields]
     trained = pa.concat_tables(
-        pq.read_table(f"{config.features.path}/{split}") for split in SPLITS
-    ).to_pylist()
-    assert len(served) == len(trained) == 400
-    as_text = [sorted(str([row[n] for n in names]) for row in rows) for rows in (served, trained)]
-    assert as_text[0] == as_text[1]
+        pq.read_table(f"{built.config.features.path}/{split}") for split in SPLITS
+    )
+    built_as = [trained[name].to_numpy(zero_copy_only=False).tolist() for name in names]
+    served_as = [block.columns[name].tolist() for name in names]
+    by_row = [
+        sorted(map(str, zip(*side, strict=True)))
+        for side in (
+            served_as,
+            [[list(v) if isinstance(v, np.ndarray) else v for v in column] for column in built_as],
+        )
+    ]
+    assert len(by_row[0]) == 400
+    assert by_row[0] == by_row[1]
+
+
+def test_duplicate_keys_are_counted(spark: SparkSession, tmp_path: Path) -> None:
+    table = pa.table({"user": ["a", "a", "b", "a"], "item": [1, 1, 1, 2], "score": [0.1] * 4})
+    pq.write_table(table, tmp_path / "part.parquet")
+    assert count_duplicates(spark, [f"{tmp_path}/part.parquet"], ["user", "item"]) == 1
+    assert count_duplicates(spark, [f"{tmp_path}/part.parquet"], ["user"]) == 2
+
+
+def test_a_field_may_be_optional(spark: SparkSession, built: Built) -> None:
+    raw = rows_of_day(spark, built.config.score, "2026-01-01").drop("device", "tags", "price")
+    fields, keys = built.manifest.fields, built.manifest.keys
+    with pytest.raises(DataError, match=r"column 'device' \(wanted by 'device'\) is not in"):
+        canonical_score_rows(raw, fields, keys, ["tags", "price"])
+    rows = canonical_score_rows(raw, fields, keys, ["tags", "price", "device"]).toArrow()
+    assert [rows[name].null_count for name in ("tags", "price", "device", "user")] == [
+        10,
+        10,
+        10,
+        0,
+    ]
 
 
 def test_a_scoring_table_without_its_day_column_is_refused(

@@ -66,7 +66,7 @@ def test_a_better_candidate_serves_and_a_worse_one_does_not(
     assert found == pytest.approx({name: aucs[name] for name in (OLD, GOOD)})
     before = (tmp_path / "models/_aliases/serving.json").read_bytes()
     for options in (["--dry-run"], []):
-        worse = job(job_models, *options, "promote", "latest")
+        worse = job(job_models, "promote", "latest", *options)
         assert worse.code == 3
         assert f"'{BAD}' does not pass the gate on 7 rows of 'test'" in worse.err
         assert f"({GOOD} has {aucs[GOOD]:.4f}) expected, {aucs[BAD]:.4f} found" in worse.err
@@ -123,7 +123,7 @@ def test_what_cannot_be_compared_is_promoted_by_force_alone(
     assert "no gate could be held" in forced.out
     (tmp_path / "models" / BAD / "model.safetensors").write_bytes(b"")
     damaged = job(job_models, "promote", BAD, "--force")
-    assert (damaged.code, "is damaged" in damaged.err) == (3, True)
+    assert (damaged.code, "is half-copied" in damaged.err) == (3, True)
     elsewhere = job(job_models, "promote", str(tmp_path / OLD))
     assert (elsewhere.code, "copy" in elsewhere.err) == (2, True)
     back = job(job_models, "rollback")

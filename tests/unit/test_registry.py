@@ -105,7 +105,7 @@ def test_a_training_is_due_when_the_newest_bundle_is_old_enough(
         trained = datetime.now(UTC) - timedelta(days=days)
         bundle = tmp_path / f"models/{trained:%Y%m%dT%H%M%S}-lr-0"
         bundle.mkdir(parents=True)
-        (bundle / "manifest.json").write_text("{}")
+        (bundle / "bundle.json").write_text("{}")
         due = job(job_models, *options, "due")
         assert due.code == code, due.out + due.err
         assert f"{days} days old" in due.out
@@ -113,6 +113,8 @@ def test_a_training_is_due_when_the_newest_bundle_is_old_enough(
     assert "damaged" in job(job_models, *options, "list").out
 
 
-@pytest.mark.parametrize("arguments", [["promote"], ["promote", "x", "--to", "mine"], []])
+@pytest.mark.parametrize(
+    "arguments", [["promote"], ["list", "x"], ["promote", "x", "--to", "mine"], []]
+)
 def test_a_command_that_is_none_is_refused(job: JobCaller, arguments: list[str]) -> None:
     assert job(job_models, *arguments).code == 2

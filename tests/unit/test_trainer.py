@@ -10,14 +10,27 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from conf.cells import count_cells
 from conf.errors import DataError
 from conf.manifest import read_manifest
 from conf.schema import Config
 from conf.training import CheckpointConfig
-from nfm.checkpoint import Tensors, list_checkpoints, read_position, read_weights
+from nfm.checkpoint import (
+    CHECKPOINTS,
+    Tensors,
+    directory_of,
+    list_checkpoints,
+    read_position,
+    read_scores,
+    read_weights,
+    restore,
+)
 from nfm.collectives import Alone
+from nfm.epoch_plan import Block
+from nfm.objective import probability
 from nfm.run_log import RunLog
 from nfm.step import build_step
+from nfm.stream import stream_batches
 from nfm.trainer import NotFiniteError, Result, StoppedError, Trainer
 from tests.data import make_config
 from tests.distributed.features import write_features
@@ -104,6 +117,21 @@ def test_any_metric_decides_which_epoch_is_kept(
     values = [json.loads(line)[f"valid_{metric}"] for line in lines]
     assert result.metrics[metric] == best(values) == values[result.best_epoch]
     assert len(values) == min(4, result.best_epoch + 3)
+    best_checkpoint = directory_of(tmp_path / "run" / CHECKPOINTS, result.best_step)
+    assert read_scores(best_checkpoint).cells == cells_of_validation(config, best_checkpoint)
+
+
+def cells_of_validation(config: Config, checkpoint: Path) -> dict[int, int]:
+    """The scores of all validation rows, predicted once more."""
+    manifest = read_manifest(config.features.path)
+    step = build_step(config, manifest.fields, Alone())
+    restore(step, checkpoint)
+    files = manifest.splits["valid"].files
+    paths = [f"{config.features.path}/{file.path}" for file in files]
+    blocks = [Block((number,), file.rows, entropy=None) for number, file in enumerate(files)]
+    batches = stream_batches(blocks, paths, manifest.fields, batch_rows=60)
+    outputs = np.concatenate([step.predict(batch).numpy() for batch in batches])
+    return count_cells(probability(outputs.astype(np.float64)))
 
 
 def test_a_metric_that_does_not_exist_cannot_decide(tmp_path: Path) -> None:

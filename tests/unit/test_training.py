@@ -1,5 +1,7 @@
 """Checkpoints and bundles of a small step, without workers or files of features."""
 
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from conf.errors import ConfigError, DataError, RunError
 from conf.manifest import write_manifest
 from nfm.batch import field_of_slots
 from nfm.bundle import load_bundle, new_model_id, write_bundle
+from nfm.calibration import ScoreReference
 from nfm.checkpoint import (
     Position,
     Tensors,
@@ -16,6 +19,7 @@ from nfm.checkpoint import (
     dense_tensors,
     list_checkpoints,
     read_position,
+    read_scores,
     restore,
     table_tensors,
 )
@@ -31,6 +35,7 @@ from tests.unit.test_manifest import manifest
 from tests.unit.test_step import ROWS, random_batch
 
 FEATURES, FIELDS = manifest().num_features, manifest().fields
+SCORES = ScoreReference({7: 3, 9: 1}, [[-1.0, 0.25], [0.0, 1.0]], [1.5, -0.25])
 
 
 def steps(step: TrainStep, seed: int, number: int) -> None:
@@ -57,15 +62,14 @@ def test_a_restored_checkpoint_goes_on_as_if_nothing_happened(
     through = build_step(config, FIELDS, Alone(), dtype=torch.float64)
     steps(through, 0, 3)
     writer = CheckpointWriter(tmp_path / "c", Alone(), 2, 60.0)
-    writer.write(through, Position(step=3, epoch=1, done=(Phase(1, 3),), best_metrics={"auc": 0.5}))
+    position = Position(step=3, epoch=1, done=(Phase(1, 3),), best_metrics={"auc": 0.5})
+    writer.write(through, position, SCORES)
     steps(through, 1, 3)  # while the checkpoint is being written
     writer.wait()
 
     (checkpoint,) = list_checkpoints(tmp_path / "c")
     assert damage(checkpoint) is None
-    assert read_position(checkpoint) == Position(
-        step=3, epoch=1, done=(Phase(1, 3),), best_metrics={"auc": 0.5}
-    )
+    assert (read_position(checkpoint), read_scores(checkpoint)) == (position, SCORES)
     resumed = build_step(config, FIELDS, Alone(), dtype=torch.float64)
     restore(resumed, checkpoint)
     steps(resumed, 1, 3)
@@ -126,7 +130,7 @@ def bundle(tmp_path: Path) -> tuple[Path, TrainStep]:
     step = build_step(config, FIELDS, Alone())
     steps(step, 0, 2)
     path = tmp_path / "models" / new_model_id(config)
-    write_bundle(str(path), config, manifest(), weights_of(step), {"auc": 0.7})
+    write_bundle(str(path), config, manifest(), weights_of(step), {"auc": 0.7}, SCORES)
     return path, step
 
 
@@ -139,9 +143,22 @@ def test_a_bundle_predicts_what_the_trained_model_did(bundle: tuple[Path, TrainS
         expected = step.model(*read)
     found = predict_logits(load_bundle(str(path)), batch.ids_BS, batch.x_BS)
     assert found.tolist() == expected.tolist()
-    names = {"model.safetensors", "config.yaml", "metrics.json", "README.md", "vocabulary"}
-    assert {entry.name for entry in path.iterdir()} == names | {"manifest.json"}
     assert (path / "vocabulary/part-0.parquet").read_bytes() == b"copied as it is"
+    assert load_bundle(str(path)).scores == SCORES
+
+
+def test_a_bundle_names_its_files(bundle: tuple[Path, TrainStep]) -> None:
+    path, _ = bundle
+    names = {"model.safetensors", "config.yaml", "metrics.json", "README.md", "scores.json"}
+    names |= {"manifest.json", "vocabulary/part-0.parquet"}
+    record = json.loads((path / "bundle.json").read_text())
+    contents = {name: (path / name).read_bytes() for name in names}
+    assert record["files"] == {
+        name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        for name, content in contents.items()
+    }
+    there = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()}
+    assert (record["version"], there) == (1, names | {"bundle.json"})
 
 
 def test_features_built_anew_meanwhile_publish_nothing(tmp_path: Path) -> None:
@@ -151,29 +168,75 @@ def test_features_built_anew_meanwhile_publish_nothing(tmp_path: Path) -> None:
     write_manifest(config.features.path, newer)
     weights = weights_of(build_step(config, FIELDS, Alone()))
     with pytest.raises(RunError, match="was built anew"):
-        write_bundle(f"{tmp_path}/models/id", config, manifest(), weights, {})
+        write_bundle(f"{tmp_path}/models/id", config, manifest(), weights, {}, SCORES)
     assert list((tmp_path / "models").iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "config.yaml", "manifest.json"])
-@pytest.mark.parametrize("harm", ["cut", "removed"])
+@pytest.mark.parametrize("name", ["model.safetensors", "vocabulary/part-0.parquet", "bundle.json"])
+@pytest.mark.parametrize("harm", ["removed", "cut", "changed", "longer"])
 def test_a_damaged_bundle_is_refused(bundle: tuple[Path, TrainStep], name: str, harm: str) -> None:
     path = bundle[0] / name
+    content = path.read_bytes()
+    path.unlink()
     if harm == "cut":
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    else:
-        path.unlink()
+        path.write_bytes(content[:-3])
+    elif harm == "changed":
+        path.write_bytes(content[:-2] + b"\xff" + content[-1:])
+    elif harm == "longer":
+        path.write_bytes(content + b"}")
+    half = f"is half-copied: its file '{name}' .*copy it again"
+    messages = {"removed": half, "cut": half, "changed": "is damaged", "longer": "is damaged"}
+    if name == "bundle.json":
+        messages |= {"removed": "bundle.json, its last file, is missing", "cut": "half-copied"}
+    with pytest.raises(DataError, match=messages[harm]):
+        load_bundle(str(bundle[0]))
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "config.yaml", "manifest.json", "scores.json"]
+)
+@pytest.mark.parametrize("harm", ["removed", "cut"])
+def test_what_a_worker_does_not_check_is_still_refused(
+    bundle: tuple[Path, TrainStep], name: str, harm: str
+) -> None:
+    path = bundle[0] / name
+    content = path.read_bytes()
+    path.unlink()
+    if harm == "cut":
+        path.write_bytes(content[: len(content) // 2])
     with pytest.raises(DataError, match=r"damaged|no manifest"):
+        load_bundle(str(bundle[0]), check=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": 2, "more": []}, "a newer release wrote bundle .*version 2.*: upgrade"),
+        ({"version": "one"}, "is damaged"),
+        ({"files": {"config.yaml": {"bytes": 1}}}, "is damaged"),
+    ],
+)
+def test_a_record_that_is_not_ours_is_refused(
+    bundle: tuple[Path, TrainStep], change: dict[str, object], message: str
+) -> None:
+    path = bundle[0] / "bundle.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(DataError, match=message):
         load_bundle(str(bundle[0]))
 
 
 def test_latest_is_the_newest_and_a_wrong_name_is_refused(tmp_path: Path) -> None:
     for name in ("20260101T000000-nfm-b", "20260102T000000-nfm-a", ".x.staging-1"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "manifest.json").write_text("{}")
+        (tmp_path / name / "bundle.json").write_text("{}")
+    copied = tmp_path / "20260103T000000-nfm-c"  # its last file is still to come
+    copied.mkdir()
+    (copied / "manifest.json").write_text("{}")
     newest = f"{tmp_path}/20260102T000000-nfm-a"
     assert resolve_bundle(str(tmp_path), "latest") == newest
     assert resolve_bundle("elsewhere", f"{newest}/") == newest
+    with pytest.raises(DataError, match=r"bundle\.json, its last file, is missing"):
+        load_bundle(resolve_bundle(str(tmp_path), copied.name))
     with pytest.raises(ConfigError, match="no bundle 'nope'"):
         resolve_bundle(str(tmp_path), "nope")
     with pytest.raises(ConfigError, match="no bundle in"):

@@ -9,6 +9,7 @@ import torch
 
 from conf.manifest import FieldSpec, Manifest
 from nfm.bundle import Bundle
+from nfm.calibration import ScoreReference
 from nfm.collectives import Alone
 from nfm.models import build_model
 from nfm.step import build_step
@@ -18,6 +19,8 @@ from tests.data import make_config
 from tests.unit.test_batch import field
 
 Words = dict[str, dict[str, int]]
+
+SCORES = ScoreReference({}, None, None)
 
 
 class Three(Alone):
@@ -94,7 +97,7 @@ def test_known_rows_are_copied_and_the_others_are_new(
     torch.manual_seed(5)
     table_VD = torch.randn(before.num_features, config.model.factors + 1)
     model = build_model(config.model, before.fields, Alone())
-    bundle = Bundle("old", config, before, model, table_VD)
+    bundle = Bundle("old", config, before, model, table_VD, SCORES)
     workers = Three() if placement == "sharded" else Alone()
     fresh, step = (build_step(config, now.fields, workers) for _ in range(2))
     assert isinstance(step.table, ShardedTable) == (placement == "sharded")
@@ -118,7 +121,8 @@ def test_layers_are_copied_on_the_same_fields(
     torch.manual_seed(5)
     model = build_model(config.model, before.fields, Alone())
     step = build_step(config, before.fields, Alone())
-    warm_start(step, before, their_path, Bundle("old", config, before, model, table_VD), their_path)
+    bundle = Bundle("old", config, before, model, table_VD, SCORES)
+    warm_start(step, before, their_path, bundle, their_path)
     for name, tensor in model.state_dict().items():
         assert torch.equal(step.model.state_dict()[name], tensor)
 
@@ -132,7 +136,7 @@ def test_an_fnn_takes_the_embeddings_and_w0_of_an_fm(
     table_VD = torch.ones(before.num_features, config.model.factors + 1)
     model = build_model(other.model, before.fields, Alone())
     model.bias.data.fill_(0.3)
-    bundle = Bundle("old", other, before, model, table_VD)
+    bundle = Bundle("old", other, before, model, table_VD, SCORES)
     fresh, step = (build_step(config, now.fields, Alone()) for _ in range(2))
     warm_start(step, now, our_path, bundle, their_path)
     copied = [(row == 1).all().item() for row in step.table.weight_RD]

@@ -1,0 +1,137 @@
+"""What the scores of a day are held to before they are published."""
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from conf.cells import Cells
+from conf.errors import DataError
+from conf.manifest import CheckResult, FieldSpec, Outcome
+from conf.scoring import GatesConfig, Limits
+from feature_eng.histogram import index_of_shares
+from feature_eng.scored_files import Found
+
+_BINS = 20
+
+logger = logging.getLogger(__name__)
+
+
+def check_scores(
+    gates: GatesConfig,
+    fields: Sequence[FieldSpec],
+    found: Found,
+    reference: Cells,
+    yesterday: Cells | None,
+) -> list[CheckResult]:
+    """Compare a day's rows and scores with those of the training, and with the day before.
+
+    Args:
+        gates: The limits.
+        fields: As they were fitted, with the rates of the training.
+        found: What the day's rows were like.
+        reference: The scores of the validation rows.
+        yesterday: Those of the day before; None without any.
+    """
+    results = [check_rows(gates.min_rows, found.rows)]
+    if found.rows == 0:
+        return results
+    for field in fields:
+        if before := field.missing_rate:
+            rise = found.missing[field.name] / found.rows - before["train"]
+            results.append(_within(gates.missing_share, "rise of missing share", field.name, rise))
+        if field.has_vocabulary and (values := found.values[field.name]):
+            rise = found.unknown[field.name] / values - field.oov_rate["valid"]
+            results.append(_within(gates.unknown_share, "rise of unknown share", field.name, rise))
+    index = scores_index(reference, found.cells)
+    results.append(_within(gates.reference_drift, "drift from validation", "score", index))
+    if yesterday:
+        index = scores_index(yesterday, found.cells)
+        results.append(_within(gates.yesterday_drift, "drift from yesterday", "score", index))
+    share = max(found.frequent.values()) / found.rows
+    results.append(_within(gates.constant_share, "share of one value", "score", share))
+    return results
+
+
+def check_rows(least: int, found: int) -> CheckResult:
+    """Whether there are enough rows to score."""
+    outcome: Outcome = "pass" if found >= least else "fail"
+    return CheckResult(
+        check="rows", of="", expected=f"at least {least}", found=f"{found}", outcome=outcome
+    )
+
+
+def check_keys(policy: str, duplicates: int, keys: Sequence[str]) -> CheckResult:
+    """Tell of rows whose keys an earlier row has."""
+    outcome: Outcome = "pass"
+    if duplicates:
+        outcome = "fail" if policy == "fail" else "warn"
+    return CheckResult(
+        check="keys are unique",
+        of=", ".join(keys),
+        expected="no row with the keys of another",
+        found=f"{duplicates} of them",
+        outcome=outcome,
+    )
+
+
+def settle_gates(results: Sequence[CheckResult], of: str, *, forced: bool) -> None:
+    """Tell of every breach; raise if they are to end the run.
+
+    Args:
+        results: What the gates found.
+        of: What was scored, for the message.
+        forced: Whether to publish in spite of them.
+
+    Raises:
+        DataError: A gate failed, and scores are not published in spite of it.
+    """
+    failed = [result for result in results if result.outcome == "fail"]
+    if failed and not forced:
+        raise DataError(
+            "\n".join(
+                [
+                    f"{len(failed)} of {len(results)} gates failed for {of}; nothing was "
+                    f"published. Mend the data, the model or what score.gates expects, or publish "
+                    f"with --force:",
+                    *(f"  {result.line()}" for result in failed),
+                ]
+            )
+        )
+    for result in results:
+        if result.outcome != "pass":
+            logger.warning("gate: %s", result.line())
+
+
+def scores_index(expected: Cells, found: Cells) -> float:
+    """Population stability index of scores, over some 20 bins with as many expected rows each.
+
+    Scores that few rows share with many others in a cell stay together, so there may be fewer bins.
+    """
+    cells = np.array(sorted(expected))
+    counts = np.array([expected[cell] for cell in cells])
+    # The bin of a cell is that of its middle row.
+    middle = (np.cumsum(counts) - counts / 2) / counts.sum()
+    first_of_bin = np.flatnonzero(np.diff(np.floor(middle * _BINS), prepend=-1))
+    edges = cells[first_of_bin[1:]]
+    return index_of_shares(_binned(expected, edges), _binned(found, edges))
+
+
+def _binned(cells: Cells, edges: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    bins = np.searchsorted(edges, list(cells), side="right")
+    counts = np.bincount(bins, weights=list(cells.values()), minlength=len(edges) + 1)
+    return counts.astype(np.float64)
+
+
+def _within(limits: Limits, check: str, of: str, found: float) -> CheckResult:
+    outcome: Outcome = "pass"
+    if limits.warn is not None and found >= limits.warn:
+        outcome = "warn"
+    if limits.fail is not None and found >= limits.fail:
+        outcome = "fail"
+    told = {"warns": limits.warn, "fails": limits.fail}
+    expected = ", ".join(f"{what} at {at:g}" for what, at in told.items() if at is not None)
+    return CheckResult(
+        check=check, of=of, expected=expected or "anything", found=f"{found:.4f}", outcome=outcome
+    )

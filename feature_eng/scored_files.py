@@ -1,0 +1,241 @@
+"""Scores as Spark's Python workers write them: a file per task, and what was found on the way."""
+
+import itertools
+import json
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from conf import storage
+from conf.cells import Cells, add_cells, as_pairs, count_cells, from_pairs
+from conf.errors import RunError
+from conf.manifest import MISSING, PADDING, FieldSpec
+from conf.partition import ScoreFile
+from conf.scoring import EXPLANATION, SCORE
+from feature_eng.top_rows import best_rows
+from feature_eng.workers import Batches
+
+Array = npt.NDArray[Any]
+# Encoded columns of some rows (see ``feature_eng.encode``) to ``score`` and ``model_score``,
+# float64 [n], and ``explanation``, if it was asked for.
+Scorer = Callable[[dict[str, Array]], Mapping[str, Any]]
+
+# What a task yields of the file that it wrote.
+WRITTEN = "path string, rows bigint, bytes bigint, found string"
+MODEL_SCORE = "model_score"
+_ROW_GROUP_ROWS = 1 << 18
+_FREQUENT = 100
+
+
+class Block(NamedTuple):
+    """Encoded rows.
+
+    Attributes:
+        columns: Per field, as ``feature_eng.encode`` has them.
+        kept: Columns of the scores that the rows have.
+        nulls: Per numeric field, whose encoded zero does not tell, whether a row has no value.
+    """
+
+    columns: dict[str, Array]
+    kept: Mapping[str, pa.Array]
+    nulls: Mapping[str, npt.NDArray[np.bool_]]
+
+
+# Rows of a batch to blocks of encoded ones.
+BlockEncoder = Callable[[pa.Table], Iterator[Block]]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What some scored rows were like.
+
+    Attributes:
+        rows: That were scored.
+        missing: Per field, the rows without a value.
+        unknown: Per field with a vocabulary, the values that are not known.
+        values: Per field with a vocabulary, all values.
+        cells: The scores, before calibration, by cell (``conf.cells``).
+        frequent: The most frequent of them, with their rows. What a file holds in no more than
+            1% of its rows may be left out.
+    """
+
+    rows: int
+    missing: dict[str, int]
+    unknown: dict[str, int]
+    values: dict[str, int]
+    cells: Cells
+    frequent: dict[float, int]
+
+    @classmethod
+    def none(cls) -> "Found":
+        """Of no rows."""
+        return cls(0, {}, {}, {}, {}, {})
+
+    def __add__(self, other: "Found") -> "Found":
+        return Found(
+            rows=self.rows + other.rows,
+            missing=_added(self.missing, other.missing),
+            unknown=_added(self.unknown, other.unknown),
+            values=_added(self.values, other.values),
+            cells=add_cells([self.cells, other.cells]),
+            frequent=_most(_added(self.frequent, other.frequent)),
+        )
+
+    @classmethod
+    def of(
+        cls, block: Block, fields: Sequence[FieldSpec], scores: npt.NDArray[np.float64]
+    ) -> "Found":
+        """Of encoded rows and their scores.
+
+        Args:
+            block: The rows.
+            fields: How they were encoded.
+            scores: Before calibration [n].
+        """
+        missing = {name: int(np.count_nonzero(null)) for name, null in block.nulls.items()}
+        unknown, values = dict[str, int](), dict[str, int]()
+        for field in fields:
+            ids = block.columns[field.name]
+            if field.kind == "numeric":
+                continue
+            first = ids[:, 0] if ids.ndim == 2 else ids
+            missing[field.name] = int(np.count_nonzero(first == MISSING))
+            if field.has_vocabulary:
+                present = np.count_nonzero((ids != MISSING) & (ids != PADDING))
+                known = np.count_nonzero(ids >= field.first_known)
+                values[field.name], unknown[field.name] = int(present), int(present - known)
+        distinct, counts = np.unique(scores, return_counts=True)
+        top = np.argsort(-counts, kind="stable")[:_FREQUENT]
+        frequent = dict(zip(distinct[top].tolist(), counts[top].tolist(), strict=True))
+        return cls(len(scores), missing, unknown, values, count_cells(scores), frequent)
+
+    def to_json(self) -> str:
+        """As text, for the driver."""
+        return json.dumps(
+            (
+                *(self.rows, self.missing, self.unknown, self.values),
+                *(as_pairs(self.cells), list(self.frequent.items())),
+            )
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> "Found":
+        """The way back."""
+        rows, missing, unknown, values, cells, frequent = json.loads(text)
+        return cls(rows, missing, unknown, values, from_pairs(cells), dict(map(tuple, frequent)))
+
+
+@dataclass(frozen=True)
+class ScoreWriter:
+    """Encodes, scores and writes the rows of a task; runs in Spark's Python workers.
+
+    Attributes:
+        encode: Rows to blocks of encoded ones.
+        fields: How they are encoded.
+        load_scorer: Loads the model, or finds that of an earlier task.
+        schema: Of the files: the kept columns, ``score``, constants, ``explanation``.
+        constants: Columns that are the same in every row, by name.
+        directory: Where the files go.
+        prefix: How their names begin; a random part follows, so that the file of a task that is
+            tried again is another one.
+        top_k: Rows to keep for each value of ``by``, all of whose rows come to one task.
+        by: A kept column.
+    """
+
+    encode: BlockEncoder
+    fields: Sequence[FieldSpec]
+    load_scorer: Callable[[], Scorer]
+    schema: pa.Schema
+    constants: Mapping[str, Any]
+    directory: str
+    prefix: str
+    top_k: int | None = None
+    by: str | None = None
+
+    def write(self, batches: Batches) -> Batches:
+        """Score the rows of a task; yields a ``WRITTEN`` for them, if there are any."""
+        found = Found.none()
+
+        def scored() -> Iterator[pa.Table]:
+            nonlocal found
+            scorer = self.load_scorer()
+            for batch in batches:
+                if len(batch) == 0:
+                    continue
+                for block in self.encode(pa.Table.from_batches([batch])):
+                    scores = scorer(block.columns)
+                    found += Found.of(block, self.fields, scores[MODEL_SCORE])
+                    yield self._table(block, scores)
+
+        tables = scored()
+        if self.top_k is not None and self.by is not None:
+            tables = best_rows(tables, self.top_k, self.by)
+        path = f"{self.prefix}-{uuid.uuid4().hex[:8]}.parquet"
+        if file := write_file(tables, self.schema, self.directory, path):
+            values = [[file.path], [file.rows], [file.bytes], [found.to_json()]]
+            yield pa.record_batch(values, ["path", "rows", "bytes", "found"])
+
+    def _table(self, block: Block, scores: Mapping[str, Any]) -> pa.Table:
+        data = {**block.kept, SCORE: pa.array(scores[SCORE])}
+        rows = len(data[SCORE])
+        data |= {name: pa.repeat(value, rows) for name, value in self.constants.items()}
+        if EXPLANATION in self.schema.names:
+            data[EXPLANATION] = scores[EXPLANATION]
+        return pa.table([data[name] for name in self.schema.names], schema=self.schema)
+
+
+def write_file(
+    tables: Iterator[pa.Table], schema: pa.Schema, directory: str, path: str
+) -> ScoreFile | None:
+    """Write tables as one Parquet file; none if there are none.
+
+    Raises:
+        RunError: Not all rows are in it.
+    """
+    first = next(tables, None)
+    if first is None:
+        return None
+    fs, plain = storage.filesystem(f"{directory}/{path}")
+    texts = [field.name for field in schema if field.name != SCORE and not _is_nested(field.type)]
+    rows = 0
+    with (
+        fs.open(plain, "wb") as file,
+        pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=texts) as writer,
+    ):
+        for group in _row_groups(itertools.chain([first], tables)):
+            writer.write_table(group)
+            rows += len(group)
+    with fs.open(plain, "rb") as file:
+        written = pq.read_metadata(file).num_rows
+    if written != rows:
+        raise RunError(f"'{path}' has {written} rows, {rows} were written: the store damaged it")
+    return ScoreFile(path=path, rows=rows, bytes=fs.size(plain))
+
+
+def _row_groups(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    held: list[pa.Table] = []
+    for table in tables:
+        held.append(table)
+        if sum(map(len, held)) >= _ROW_GROUP_ROWS:
+            yield pa.concat_tables(held)
+            held = []
+    if held:
+        yield pa.concat_tables(held)
+
+
+def _is_nested(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_nested(kind))
+
+
+def _added(one: Mapping[Any, int], other: Mapping[Any, int]) -> dict[Any, int]:
+    return {key: one.get(key, 0) + other.get(key, 0) for key in [*one, *(other.keys() - one)]}
+
+
+def _most(counts: Mapping[float, int]) -> dict[float, int]:
+    return dict(sorted(counts.items(), key=lambda item: -item[1])[:_FREQUENT])
