@@ -13,7 +13,7 @@ from nfm.bundle import Bundle, load_bundle
 from nfm.gate import on_features
 from nfm.predict import predict_logits
 from nfm.registry import read_alias, resolve_bundle
-from tests.bundles import (
+from tests.by_hand import (
     BAD,
     BEFORE,
     GOOD,
