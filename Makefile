@@ -14,7 +14,7 @@ READY := .venv/.ready
 PACKAGES := conf feature_eng jobs nfm
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor data demo test faults lint bench bench-train bench-stream bench-features bench-score reproduce docs dist dist-zip dist-env clean FORCE
+.PHONY: help setup doctor data demo test test-airflow faults lint bench bench-train bench-stream bench-features bench-score reproduce docs dist dist-zip dist-env clean FORCE
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,10 @@ demo: data ## Run the whole pipeline on MovieLens-100K: features, training, scor
 
 test: $(READY) ## Run the tests
 	$(PY) -m pytest -q --durations=10 $(T)
+
+test-airflow: data ## Run nights of the Airflow DAG on MovieLens-100K, in .venv-airflow: 10 minutes
+	@tools/airflow.sh
+	$(PY) -m pytest -q tests/airflow
 
 faults: $(READY) ## Kill workers and launchers, fill disks, cut networks: 15 minutes, some as root only
 	tools/faults.sh

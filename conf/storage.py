@@ -177,7 +177,7 @@ def replacing(final: str, *, overwrite: bool, proof: str) -> Callable[[str], Non
 
 
 def only_run(final: str) -> AbstractContextManager[bool]:
-    """A lock on a directory to publish; false where there are no locks.
+    """A lock on a directory or file to publish; false where there are no locks.
 
     Raises:
         RunError: Another run holds it.

@@ -14,7 +14,7 @@ from feature_eng.lake import manifest_of
 from jobs import score
 from jobs.cli import Stage, day, explained, main, parser
 from jobs.session import spark_session
-from nfm.bundle import LATEST, resolve_bundle
+from nfm.registry import LATEST, resolve_bundle
 
 EXAMPLES = """\
   python -m jobs.backfill --config X.yaml --from 2026-01-01 --to 2026-01-31

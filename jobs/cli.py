@@ -144,6 +144,8 @@ def figure(value: float) -> str:
 
 def show(stages: Sequence[Stage]) -> None:
     """Print what the stages did as one table, and their facts and outputs below it."""
+    if not stages:
+        return
     print(f"\n{'stage':<16}{'rows in':>10}{'rows out':>10}{'seconds':>9}{'rows/s':>11}")
     for stage in stages:
         out = "-" if stage.rows_out is None else f"{stage.rows_out:,}"

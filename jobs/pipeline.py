@@ -12,7 +12,7 @@ from feature_eng.scoring import canonical_score_rows, rows_of_day
 from jobs import build_features, evaluate, score, train
 from jobs.cli import Stage, day, main, parser
 from jobs.session import spark_session
-from nfm.bundle import LATEST
+from nfm.registry import LATEST
 
 EXAMPLES = """\
   python -m jobs.pipeline --config conf/movielens100k.yaml --ds 1998-04-23 --overwrite"""

@@ -42,7 +42,8 @@ from feature_eng.vocabulary import read_vocabulary
 from jobs.cli import Stage, day, main, parser
 from jobs.serving import Served, served
 from jobs.session import spark_session
-from nfm.bundle import LATEST, Bundle, load_bundle, resolve_bundle
+from nfm.bundle import Bundle, load_bundle
+from nfm.registry import LATEST, resolve_bundle
 
 EXAMPLES = """\
   python -m jobs.score --config conf/movielens100k.yaml --ds 1998-04-23
