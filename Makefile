@@ -14,7 +14,7 @@ READY := .venv/.ready
 PACKAGES := conf feature_eng jobs nfm
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor data demo test faults lint bench bench-train bench-stream bench-features reproduce docs dist dist-zip dist-env clean FORCE
+.PHONY: help setup doctor data demo test test-airflow faults lint bench bench-train bench-stream bench-features bench-score reproduce docs dist dist-zip dist-env clean FORCE
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,10 @@ demo: data ## Run the whole pipeline on MovieLens-100K: features, training, scor
 test: $(READY) ## Run the tests
 	$(PY) -m pytest -q --durations=10 $(T)
 
+test-airflow: data ## Run nights of the Airflow DAG on MovieLens-100K, in .venv-airflow: 10 minutes
+	@tools/airflow.sh
+	$(PY) -m pytest -q tests/airflow
+
 faults: $(READY) ## Kill workers and launchers, fill disks, cut networks: 15 minutes, some as root only
 	tools/faults.sh
 
@@ -56,13 +60,16 @@ reproduce: data ## Compare lr, fm, fnn, wide_deep, deep_cross and nfm on MovieLe
 	@TORCH_PIP_ARGS='$(TORCH_PIP_ARGS)' tools/peers.sh
 	$(PY) -m benchmarks.reproduce --docs docs/results.md
 
-bench: bench-train bench-stream bench-features ## All benchmarks
+bench: bench-train bench-stream bench-features bench-score ## All benchmarks
 
 bench-stream: $(READY) ## Measure the stream of batches, speed and memory: 1 minute; writes build/bench/stream.json
 	$(PY) -m benchmarks.stream
 
 bench-features: data ## Measure the features beside Spark MLlib: 20 minutes; writes build/bench/features.json
 	$(PY) -m benchmarks.features --docs docs/performance.md
+
+bench-score: $(READY) ## Measure scoring beside torch, predict_batch_udf and MLlib: 10 minutes; writes build/bench/score.json
+	$(PY) -m benchmarks.scores --docs docs/performance.md
 
 bench-train: $(READY) ## Measure training beside other libraries: 20 minutes; writes build/bench/train.json
 	@TORCH_PIP_ARGS='$(TORCH_PIP_ARGS)' tools/peers.sh

@@ -1,6 +1,6 @@
 """The raw tables of ``make bench-features``: a row id, string columns and a label."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 from benchmarks.workload import EXPONENT, Array
 
 CARDINALITIES = (10, 50, 200, 1_000, 5_000, 20_000, 100_000, 500_000)
-GENERATED = [f"c{number}" for number in range(len(CARDINALITIES))]
 RATINGS = 100_000
 _RAW = Path("build/demo/raw/ratings")
 MOVIELENS = [
@@ -21,10 +20,16 @@ MOVIELENS = [
 FILES = 8
 
 
-def skewed(folder: Path, rows: int) -> Path:
-    """Columns of ``CARDINALITIES`` values, drawn from a Zipf law; labels are coin flips."""
+def generated(cardinalities: Sequence[int] = CARDINALITIES) -> list[str]:
+    """Names of the columns of ``skewed``."""
+    return [f"c{number}" for number in range(len(cardinalities))]
+
+
+def skewed(folder: Path, rows: int, cardinalities: Sequence[int] = CARDINALITIES) -> Path:
+    """Columns of so many values, drawn from a Zipf law; labels are coin flips."""
     values, chances = [], []
-    for column, size in zip(GENERATED, CARDINALITIES, strict=True):
+    names = generated(cardinalities)
+    for column, size in zip(names, cardinalities, strict=True):
         # Scattered as ids of users are: neither sorted by count nor dense.
         values.append(pa.array([f"{column}_{k * 2654435761 % 2**32:08x}" for k in range(size)]))
         weights = np.arange(1, size + 1) ** -EXPONENT
@@ -32,7 +37,7 @@ def skewed(folder: Path, rows: int) -> Path:
 
     def part(number: int, ids: Array) -> pa.Table:
         rng, columns = np.random.default_rng(number), {"row": pa.array(ids)}
-        for column, words, cdf in zip(GENERATED, values, chances, strict=True):
+        for column, words, cdf in zip(names, values, chances, strict=True):
             ranks = np.searchsorted(cdf, rng.random(len(ids)))
             columns[column] = words.take(pa.array(np.minimum(ranks, len(words) - 1)))
         labels = (rng.random(len(ids)) < 0.3).astype(np.int32)

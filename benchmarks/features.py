@@ -65,7 +65,7 @@ class Table:
 def zipf(folder: Path, rows: int) -> Table:
     """Generated columns."""
     path = feature_data.skewed(folder / f"zipf{rows}", rows)
-    return Table(f"Zipf, {rows:,} rows", path, feature_data.GENERATED, rows)
+    return Table(f"Zipf, {rows:,} rows", path, feature_data.generated(), rows)
 
 
 def movielens(folder: Path) -> Table:

@@ -33,9 +33,10 @@ from conf.errors import ConfigError
 from conf.loader import load_config, value_of
 from conf.schema import Config
 from jobs import evaluate, train, tune
-from nfm.bundle import LATEST, Bundle, load_bundle, resolve_bundle
+from nfm.bundle import Bundle, load_bundle
 from nfm.launch.study import BEST
 from nfm.lifeline import end_with_parent
+from nfm.registry import LATEST, resolve_bundle
 from nfm.run_log import METRICS
 
 CONF = Path("conf/reproduce")

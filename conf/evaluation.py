@@ -1,6 +1,6 @@
 """The configuration of the evaluation, and which metrics there are for a task and a loss."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import Field
@@ -43,7 +43,7 @@ class EvaluateConfig(Section):
 
 
 def metrics_of(task: str, loss: str, *, grouped: bool) -> list[Metric]:
-    """The metrics that may decide when a training stops.
+    """The metrics that may decide when a training stops, and which model serves.
 
     Args:
         task: binary or regression.
@@ -61,9 +61,13 @@ def metrics_of(task: str, loss: str, *, grouped: bool) -> list[Metric]:
 
 
 def check_evaluation(
-    task: str, loss: str, metric: Metric, evaluate: EvaluateConfig, fields: Iterable[Any]
+    task: str,
+    loss: str,
+    metrics: Mapping[str, Metric],
+    evaluate: EvaluateConfig,
+    fields: Iterable[Any],
 ) -> None:
-    """See that what a run is judged by exists.
+    """See that what a run is judged by exists; ``metrics`` are those that decide, by their keys.
 
     Raises:
         ValueError: It does not.
@@ -74,14 +78,14 @@ def check_evaluation(
         raise ValueError("evaluate.group_by: GAUC goes with task: binary")
     check_grouping(evaluate.grouping, fields)
     known = metrics_of(task, loss, grouped=evaluate.group_by is not None)
-    if metric in known:
-        return
-    if metric == "gauc" and task == "binary":
-        raise ValueError("train.early_stopping.metric: gauc needs evaluate.group_by")
-    raise ValueError(
-        f"train.early_stopping.metric: there is no {metric} for task {task} with {loss} loss, "
-        f"but {', '.join(known)}"
-    )
+    for key, metric in metrics.items():
+        if metric == "gauc" and task == "binary" and metric not in known:
+            raise ValueError(f"{key}: gauc needs evaluate.group_by")
+        if metric not in known:
+            raise ValueError(
+                f"{key}: there is no {metric} for task {task} with {loss} loss, "
+                f"but {', '.join(known)}"
+            )
 
 
 def check_grouping(names: Sequence[str], fields: Iterable[Any]) -> None:

@@ -42,6 +42,7 @@ class PartitionManifest(Section):
         description="How the scores are spread: pairs of a cell (conf.cells) and its rows."
     )
     seconds: dict[str, float] = Field(description="Time of each part of the run.")
+    config: str = Field(description="The resolved configuration of the run, as YAML.")
     config_fingerprint: str
     software: dict[str, str]
     created_at: str
@@ -52,13 +53,13 @@ def partition_path(table: str, ds: str) -> str:
     return f"{table.rstrip('/')}/ds={ds}"
 
 
-def read_partition_manifest(directory: str) -> PartitionManifest | None:
+def read_partition_manifest(directory: str, name: str = FILE_NAME) -> PartitionManifest | None:
     """Read the manifest of a partition; None where no partition is.
 
     Raises:
         DataError: It is damaged, or of another schema version.
     """
-    path = f"{directory}/{FILE_NAME}"
+    path = f"{directory}/{name}"
     again = "score the day again (jobs.score)"
     try:
         data = json.loads(storage.read_text(path))
@@ -79,6 +80,8 @@ def read_partition_manifest(directory: str) -> PartitionManifest | None:
         raise DataError(f"'{path}' is damaged ({where}: {first['msg']}); {again}") from None
 
 
-def write_partition_manifest(directory: str, manifest: PartitionManifest) -> None:
+def write_partition_manifest(
+    directory: str, manifest: PartitionManifest, name: str = FILE_NAME
+) -> None:
     """Write the manifest of a partition, atomically."""
-    storage.write_text(f"{directory}/{FILE_NAME}", manifest.model_dump_json(indent=1) + "\n")
+    storage.write_text(f"{directory}/{name}", manifest.model_dump_json(indent=1) + "\n")

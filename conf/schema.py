@@ -13,6 +13,7 @@ from conf.checks import ChecksConfig
 from conf.evaluation import EvaluateConfig, check_evaluation
 from conf.fields import FieldConfig, VocabularyOptions
 from conf.negatives import NegativesConfig
+from conf.promotion import NightlyConfig, PromoteConfig
 from conf.raw import RawConfig
 from conf.scoring import SCORE_COLUMNS, ScoreConfig
 from conf.section import NAME, Positive, Section, Seed
@@ -128,7 +129,9 @@ class Config(Section):
     train: TrainConfig = Field(description="The training.")
     tune: TuneConfig | None = Field(None, description="The search for hyperparameters.")
     evaluate: EvaluateConfig = Field(description="The evaluation.")
+    promote: PromoteConfig = Field(PromoteConfig(), description="The gate before a model serves.")
     score: ScoreConfig = Field(description="The nightly batch.")
+    nightly: NightlyConfig | None = Field(None, description="The run of every night.")
     spark: SparkConfig = Field(SparkConfig(), description="The Spark session.")
 
     @model_validator(mode="after")
@@ -179,8 +182,10 @@ class Config(Section):
                 f"score.explain: the contributions of fields to {self.model.name} are not known, "
                 f"only those to {', '.join(EXPLAINED)}"
             )
-        metric = self.train.early_stopping.metric
-        check_evaluation(self.task, self.loss, metric, self.evaluate, self.fields)
+        metrics = {"train.early_stopping.metric": self.train.early_stopping.metric}
+        if self.promote.metric:
+            metrics["promote.metric"] = self.promote.metric
+        check_evaluation(self.task, self.loss, metrics, self.evaluate, self.fields)
         return self
 
     @property

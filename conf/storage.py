@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -16,6 +16,8 @@ from fsspec.implementations.local import LocalFileSystem
 
 from conf.errors import ConfigError, RunError
 from conf.lock import locked
+
+_HIDDEN = re.compile(r"\.(?P<name>.+)\.(staging|retired)-[0-9a-f]{8}")
 
 
 def filesystem(path: str) -> tuple[Any, str]:
@@ -57,6 +59,12 @@ def absolute(path: str) -> str:
     return path if "://" in path else str(filesystem(path)[1])
 
 
+def make_directory(path: str) -> None:
+    """Make a directory and those above it, if they are not there."""
+    fs, plain = filesystem(path)
+    fs.makedirs(plain, exist_ok=True)
+
+
 def remove(path: str) -> None:
     """Remove a file or a directory with all that is in it."""
     fs, plain = filesystem(path)
@@ -71,17 +79,32 @@ def remove_others(directory: str, kept: set[str]) -> None:
             fs.rm(path)
 
 
+def move_files(source: str, target: str, names: Iterable[str]) -> None:
+    """Move files from one directory into another, which is made if it is not there."""
+    fs, plain = filesystem(source)
+    _, place = filesystem(target)
+    fs.makedirs(place, exist_ok=True)
+    if isinstance(fs, AsyncFileSystem):
+        _move_objects(fs, [f"{plain}/{name}" for name in names], plain, place)
+    else:
+        for name in names:
+            fs.mv(f"{plain}/{name}", f"{place}/{name}")
+
+
 def move_directory(fs: Any, source: str, target: str) -> None:
     """Give a directory another name, where there is none of that name.
 
     An object store has no directories: there every file is copied, then every original removed.
     """
     if isinstance(fs, AsyncFileSystem):
-        files = fs.find(source)
-        fs.copy(files, [target + file.removeprefix(source) for file in files], on_error="raise")
-        fs.rm(files)
+        _move_objects(fs, fs.find(source), source, target)
     else:
         fs.mv(source, target, recursive=True)
+
+
+def _move_objects(fs: AsyncFileSystem, files: list[str], source: str, target: str) -> None:
+    fs.copy(files, [target + file.removeprefix(source) for file in files], on_error="raise")
+    fs.rm(files)
 
 
 @contextmanager
@@ -121,7 +144,7 @@ def scratch_directory(final: str) -> Iterator[str]:
     fs, target = filesystem(final)
     parent, _, name = target.rpartition("/")
     staging = f"{parent}/.{name}.staging-{uuid.uuid4().hex[:8]}"
-    with _only_run(fs, target) as alone:
+    with only_run(final) as alone:
         if alone:
             _clear_after_killed_runs(fs, target)
         fs.makedirs(staging, exist_ok=True)
@@ -153,8 +176,13 @@ def replacing(final: str, *, overwrite: bool, proof: str) -> Callable[[str], Non
     return publish
 
 
-def _only_run(fs: Any, target: str) -> AbstractContextManager[bool]:
-    """A lock on a directory to publish; false where there are no locks."""
+def only_run(final: str) -> AbstractContextManager[bool]:
+    """A lock on a directory or file to publish; false where there are no locks.
+
+    Raises:
+        RunError: Another run holds it.
+    """
+    fs, target = filesystem(final)
     if not isinstance(fs, LocalFileSystem):
         return nullcontext(False)
     parent, _, name = target.rpartition("/")
@@ -169,12 +197,26 @@ def _clear_after_killed_runs(fs: LocalFileSystem, target: str) -> None:
     still write for a moment, but only under the old names; what it adds now goes the next time.)
     """
     parent, _, name = target.rpartition("/")
-    ours = re.compile(rf"\.{re.escape(name)}\.(staging|retired)-[0-9a-f]{{8}}")
-    for left in sorted(path for path in os.listdir(parent) if ours.fullmatch(path)):
-        if ".retired-" in left and not fs.exists(target):
-            move_directory(fs, f"{parent}/{left}", target)
+    for left in sorted(hidden_directories(parent).get(name, ())):
+        if is_retired(left) and not fs.exists(target):
+            move_directory(fs, left, target)
         else:
-            shutil.rmtree(f"{parent}/{left}", ignore_errors=True)
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def hidden_directories(parent: str) -> dict[str, list[str]]:
+    """By name of an output, the directories that its runs hold or left beside it."""
+    fs, plain = filesystem(parent)
+    found: dict[str, list[str]] = {}
+    for path in fs.ls(plain, detail=False) if fs.exists(plain) else ():
+        if ours := _HIDDEN.fullmatch(path.rpartition("/")[2]):
+            found.setdefault(ours["name"], []).append(path)
+    return found
+
+
+def is_retired(hidden: str) -> bool:
+    """Whether a hidden directory was published once."""
+    return ".retired-" in hidden.rpartition("/")[2]
 
 
 def _version(fs: Any, proof: str) -> str | None:

@@ -98,6 +98,7 @@ def fitted_specs(
             if before:
                 shift, scale = before.shift, before.scale
             update |= {"shift": shift, "scale": scale, "cardinality": 1}
+            update["missing_rate"] = profile.missing[spec.name]
         elif isinstance(field, BucketisedField):
             edges = before.edges if before else profile.edges[spec.name]
             update |= {"edges": edges, "cardinality": spec.first_known + len(edges) + 1}

@@ -34,7 +34,7 @@ def check_scores(
         reference: The scores of the validation rows.
         yesterday: Those of the day before; None without any.
     """
-    results = [_rows(gates.min_rows, found.rows)]
+    results = [check_rows(gates.min_rows, found.rows)]
     if found.rows == 0:
         return results
     for field in fields:
@@ -54,6 +54,14 @@ def check_scores(
     return results
 
 
+def check_rows(least: int, found: int) -> CheckResult:
+    """Whether there are enough rows to score."""
+    outcome: Outcome = "pass" if found >= least else "fail"
+    return CheckResult(
+        check="rows", of="", expected=f"at least {least}", found=f"{found}", outcome=outcome
+    )
+
+
 def check_keys(policy: str, duplicates: int, keys: Sequence[str]) -> CheckResult:
     """Tell of rows whose keys an earlier row has."""
     outcome: Outcome = "pass"
@@ -68,8 +76,13 @@ def check_keys(policy: str, duplicates: int, keys: Sequence[str]) -> CheckResult
     )
 
 
-def settle_gates(results: Sequence[CheckResult], *, forced: bool) -> None:
+def settle_gates(results: Sequence[CheckResult], of: str, *, forced: bool) -> None:
     """Tell of every breach; raise if they are to end the run.
+
+    Args:
+        results: What the gates found.
+        of: What was scored, for the message.
+        forced: Whether to publish in spite of them.
 
     Raises:
         DataError: A gate failed, and scores are not published in spite of it.
@@ -79,8 +92,9 @@ def settle_gates(results: Sequence[CheckResult], *, forced: bool) -> None:
         raise DataError(
             "\n".join(
                 [
-                    f"{len(failed)} of {len(results)} gates failed; nothing was published. Mend "
-                    f"the data, the model or what score.gates expects, or publish with --force:",
+                    f"{len(failed)} of {len(results)} gates failed for {of}; nothing was "
+                    f"published. Mend the data, the model or what score.gates expects, or publish "
+                    f"with --force:",
                     *(f"  {result.line()}" for result in failed),
                 ]
             )
@@ -108,13 +122,6 @@ def _binned(cells: Cells, edges: npt.NDArray[np.int64]) -> npt.NDArray[np.float6
     bins = np.searchsorted(edges, list(cells), side="right")
     counts = np.bincount(bins, weights=list(cells.values()), minlength=len(edges) + 1)
     return counts.astype(np.float64)
-
-
-def _rows(least: int, found: int) -> CheckResult:
-    outcome: Outcome = "pass" if found >= least else "fail"
-    return CheckResult(
-        check="rows", of="", expected=f"at least {least}", found=f"{found}", outcome=outcome
-    )
 
 
 def _within(limits: Limits, check: str, of: str, found: float) -> CheckResult:

@@ -28,6 +28,7 @@ class Profile:
         edges: Per bucketised field, the lower edges of all buckets but the first, ascending.
         scales: Per numeric field, what is subtracted and what it is then divided by.
         truncated: Per multi-valued field and split, the share of rows with too many values.
+        missing: Per numeric field and split, the share of rows without a value.
     """
 
     rows: dict[str, int]
@@ -36,6 +37,7 @@ class Profile:
     edges: dict[str, list[float]]
     scales: dict[str, tuple[float, float]]
     truncated: dict[str, dict[str, float]]
+    missing: dict[str, dict[str, float]]
 
 
 def profile_rows(rows: DataFrame, config: Config) -> Profile:
@@ -80,6 +82,10 @@ def statistics(config: Config) -> dict[str, Column]:
         elif isinstance(field, NumericField):
             for name, statistic in _STATISTICS.items():
                 wanted[f"{name}:{field.name}"] = statistic(value)
+            for split in SPLITS:
+                wanted[f"missing:{split}:{field.name}"] = F.count_if(
+                    (F.col(SPLIT) == split) & F.col(field.name).isNull()
+                )
         elif isinstance(field, MultiValuedField):
             too_long = F.size(F.col(field.name)) > field.max_length
             for split in SPLITS:
@@ -114,15 +120,23 @@ def read_profile(found: Iterable[Any], config: Config) -> Profile:
             for field in config.fields
             if isinstance(field, NumericField)
         },
-        truncated={
-            field.name: {
-                split: result[f"truncated:{split}:{field.name}"] / result[f"rows:{split}"]
-                for split in SPLITS
-            }
-            for field in config.fields
-            if isinstance(field, MultiValuedField)
-        },
+        truncated=_shares(result, "truncated", config, MultiValuedField),
+        missing=_shares(result, "missing", config, NumericField),
     )
+
+
+def _shares(
+    result: dict[str, Any], what: str, config: Config, kind: type
+) -> dict[str, dict[str, float]]:
+    """By field of a kind and split, the share of rows that were counted."""
+    return {
+        field.name: {
+            split: result[f"{what}:{split}:{field.name}"] / result[f"rows:{split}"]
+            for split in SPLITS
+        }
+        for field in config.fields
+        if isinstance(field, kind)
+    }
 
 
 def _edges(field: BucketisedField, quantiles: str | None, greatest: float | None) -> list[float]:

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from conf import storage
@@ -19,6 +18,7 @@ from conf.errors import RunError
 from conf.manifest import MISSING, PADDING, FieldSpec
 from conf.partition import ScoreFile
 from conf.scoring import EXPLANATION, SCORE
+from feature_eng.top_rows import best_rows
 from feature_eng.workers import Batches
 
 Array = npt.NDArray[Any]
@@ -188,38 +188,6 @@ class ScoreWriter:
         if EXPLANATION in self.schema.names:
             data[EXPLANATION] = scores[EXPLANATION]
         return pa.table([data[name] for name in self.schema.names], schema=self.schema)
-
-
-def best_rows(tables: Iterator[pa.Table], top_k: int, by: str) -> Iterator[pa.Table]:
-    """The rows with the greatest scores for each value of a column; of equal ones the first.
-
-    Args:
-        tables: Scored rows, of which some are held at a time.
-        top_k: Rows for each value.
-        by: The column, which comes first in the tables or among the keys.
-
-    Yields:
-        One table, ordered by that column, then by score, descending, then by the other keys.
-    """
-    held: list[pa.Table] = []
-    rows = 0
-    for table in tables:
-        held.append(table)
-        rows += len(table)
-        if rows >= _ROW_GROUP_ROWS:
-            held, rows = [_best(pa.concat_tables(held), top_k, by)], 0
-    if held:
-        yield _best(pa.concat_tables(held), top_k, by)
-
-
-def _best(rows: pa.Table, top_k: int, by: str) -> pa.Table:
-    others = [name for name in rows.column_names[: rows.column_names.index(SCORE)] if name != by]
-    order = [(by, "ascending"), (SCORE, "descending"), *((name, "ascending") for name in others)]
-    rows = rows.take(pc.sort_indices(rows, sort_keys=order))
-    codes = rows[by].combine_chunks().dictionary_encode(null_encoding="encode").indices.to_numpy()
-    begins = np.flatnonzero(np.diff(codes, prepend=-1))
-    rank = np.arange(len(codes)) - np.repeat(begins, np.diff([*begins, len(codes)]))
-    return rows.filter(pa.array(rank < top_k))
 
 
 def write_file(

@@ -14,6 +14,7 @@ from feature_eng.profile import profile_rows
 from feature_eng.raw import read_raw, rows_of_days
 from jobs.cli import Stage, day, main, parser
 from jobs.session import spark_session
+from nfm.registry import ALIASES, LATEST, resolve_start
 
 EXAMPLES = """\
   python -m jobs.build_features --config conf/movielens100k.yaml
@@ -34,7 +35,7 @@ def run(config: Config, options: argparse.Namespace) -> Stage:
         overwrite=options.overwrite,
         ds_from=options.ds_from,
         ds_to=options.ds_to,
-        base=options.base,
+        base=_base(config, options),
     )
     rows = sum(split.rows for split in manifest.splits.values())
     facts = {
@@ -52,8 +53,8 @@ def plan(config: Config, options: argparse.Namespace) -> list[str]:
     storage.refuse_existing(config.features.path, overwrite=options.overwrite, proof=FILE_NAME)
     raw = read_raw(spark_session(config.spark), config.raw)
     raw = rows_of_days(raw, config.raw, options.ds_from, options.ds_to)
-    if options.base:
-        read_base(raw.sparkSession, options.base, unfitted_specs(config.fields))
+    if base := _base(config, options):
+        read_base(raw.sparkSession, base, unfitted_specs(config.fields))
     profile = profile_rows(canonical_rows(raw, config), config)
     kinds = [
         f"  {field.name}: {field.kind} of {field.source}" for field in unfitted_specs(config.fields)
@@ -71,6 +72,14 @@ def plan(config: Config, options: argparse.Namespace) -> list[str]:
     ]
 
 
+def _base(config: Config, options: argparse.Namespace) -> str | None:
+    """The directory that the vocabulary grows from."""
+    if options.base in (LATEST, *ALIASES):
+        return resolve_start(config.train.path, options.base)
+    base: str | None = options.base
+    return base
+
+
 def arguments() -> argparse.ArgumentParser:
     """The job's command line."""
     made = parser(__doc__, EXAMPLES)
@@ -83,7 +92,11 @@ def add_arguments(made: argparse.ArgumentParser) -> None:
     made.add_argument("--overwrite", action="store_true", help="replace features that exist")
     made.add_argument("--ds-from", type=day, help="first day of the raw rows, YYYY-MM-DD")
     made.add_argument("--ds-to", type=day, help="last day of the raw rows")
-    made.add_argument("--base", help="earlier features or a bundle: what they know keeps its id")
+    made.add_argument(
+        "--base",
+        help="earlier features or a bundle, by path, or the bundle that is 'latest', 'serving' or "
+        "'candidate': what they know keeps its id",
+    )
 
 
 if __name__ == "__main__":

@@ -110,7 +110,7 @@ def main(
         print("; ".join([f"interrupted: {_STOPPED}", *interrupt.args]), file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
     except Exception as error:
-        known = _explained(error)
+        known = explained(error)
         if known is None or options.verbose:
             logger.exception("failed")
         if known is None:
@@ -119,7 +119,7 @@ def main(
         sys.exit(known.exit_code)
 
 
-def _explained(error: Exception) -> PipelineError | None:
+def explained(error: Exception) -> PipelineError | None:
     """The error as its reader needs it, or None for a bug."""
     if isinstance(error, PipelineError):
         return error
@@ -142,6 +142,8 @@ def figure(value: float) -> str:
 
 def show(stages: Sequence[Stage]) -> None:
     """Print what the stages did as one table, and their facts and outputs below it."""
+    if not stages:
+        return
     print(f"\n{'stage':<16}{'rows in':>10}{'rows out':>10}{'seconds':>9}{'rows/s':>11}")
     for stage in stages:
         out = "-" if stage.rows_out is None else f"{stage.rows_out:,}"

@@ -9,8 +9,9 @@ from conf.loader import dump_config
 from conf.manifest import read_manifest
 from conf.schema import Config
 from jobs.cli import Stage, figure, main, parser
-from nfm.bundle import LATEST, load_bundle, resolve_bundle
+from nfm.bundle import load_bundle
 from nfm.evaluation import Table, check_evaluable, evaluate_split
+from nfm.registry import LATEST, resolve_bundle
 
 REPORT = "report.json"
 _SHOWN = 5  # values of a segment's field
@@ -73,7 +74,9 @@ def plan(config: Config, options: argparse.Namespace) -> list[str]:
 def arguments() -> argparse.ArgumentParser:
     """The job's command line."""
     made = parser(__doc__, EXAMPLES)
-    made.add_argument("--bundle", default=LATEST, help="id, path or 'latest' (default)")
+    made.add_argument(
+        "--bundle", default=LATEST, help="id, path, 'serving', 'candidate' or 'latest' (default)"
+    )
     made.add_argument("--overwrite", action="store_true", help="replace a report that exists")
     return made
 

@@ -5,14 +5,14 @@ At the end it prints one table of what each stage did.
 
 import argparse
 
-from conf.errors import DataError
 from conf.schema import Config
 from feature_eng.fields import unfitted_specs
+from feature_eng.gates import check_rows, settle_gates
 from feature_eng.scoring import canonical_score_rows, rows_of_day
 from jobs import build_features, evaluate, score, train
 from jobs.cli import Stage, day, main, parser
 from jobs.session import spark_session
-from nfm.bundle import LATEST
+from nfm.registry import LATEST
 
 EXAMPLES = """\
   python -m jobs.pipeline --config conf/movielens100k.yaml --ds 1998-04-23 --overwrite"""
@@ -44,11 +44,8 @@ def _check_score_table(config: Config, options: argparse.Namespace) -> int:
     kept = [*config.keys, *config.score.columns]
     canonical_score_rows(raw, unfitted_specs(config.fields), kept, config.score.optional)
     rows = raw.count()
-    if rows < config.score.gates.min_rows:
-        raise DataError(
-            f"'{config.score.raw.name}' has {rows} rows for {options.ds}, score.gates.min_rows "
-            f"expects {config.score.gates.min_rows}: nothing was done"
-        )
+    enough = check_rows(config.score.gates.min_rows, rows)
+    settle_gates([enough], f"{config.score.raw.name} of {options.ds}", forced=options.force)
     return rows
 
 

@@ -16,20 +16,19 @@ from pyspark.sql import types as T
 
 from conf.cells import as_pairs, from_pairs
 from conf.errors import DataError
-from conf.loader import override_config
+from conf.loader import dump_config, override_config
 from conf.manifest import CheckResult, SourceSpec
 from conf.partition import (
     SCHEMA_VERSION,
     PartitionManifest,
     ScoreFile,
     partition_path,
-    read_partition_manifest,
 )
 from conf.schema import Config
 from conf.scoring import MODEL_ID, SCORED_AT
 from feature_eng.candidates import find_candidates
-from feature_eng.gates import check_keys, check_scores, settle_gates
-from feature_eng.lake import publication
+from feature_eng.gates import check_keys, check_rows, check_scores, settle_gates
+from feature_eng.lake import manifest_of, publication
 from feature_eng.scored_files import BlockEncoder, Found, ScoreWriter
 from feature_eng.scoring import (
     canonical_score_rows,
@@ -43,7 +42,8 @@ from feature_eng.vocabulary import read_vocabulary
 from jobs.cli import Stage, day, main, parser
 from jobs.serving import Served, served
 from jobs.session import spark_session
-from nfm.bundle import LATEST, Bundle, load_bundle, resolve_bundle
+from nfm.bundle import Bundle, load_bundle
+from nfm.registry import LATEST, resolve_bundle
 
 EXAMPLES = """\
   python -m jobs.score --config conf/movielens100k.yaml --ds 1998-04-23
@@ -100,7 +100,7 @@ def run(config: Config, options: argparse.Namespace) -> Stage:
         _refuse_lost_pairs(work, found)
         clock.lap("score")
         checks = _check(spark, config, bundle, options.ds, published.directory, files, found)
-        settle_gates(checks, forced=options.force)
+        settle_gates(checks, f"{work.source} of {options.ds}", forced=options.force)
         clock.lap("check")
         manifest = PartitionManifest(
             schema_version=SCHEMA_VERSION,
@@ -117,6 +117,7 @@ def run(config: Config, options: argparse.Namespace) -> Stage:
             forced=options.force and any(check.outcome == "fail" for check in checks),
             score_cells=as_pairs(found.cells),
             seconds=clock.laps,
+            config=dump_config(config),
             config_fingerprint=config.fingerprint(),
             software={name: version(name) for name in ("pyspark", "pyarrow", "numpy", "torch")},
             created_at=now.isoformat(),
@@ -187,7 +188,7 @@ def _check(
     """What the gates say of the scores."""
     gates, keys = config.score.gates, bundle.manifest.keys
     yesterday = (date.fromisoformat(ds) - timedelta(days=1)).isoformat()
-    before = read_partition_manifest(partition_path(config.score.path, yesterday))
+    before = manifest_of(config.score, yesterday)
     checks = check_scores(
         gates,
         bundle.manifest.fields,
@@ -214,6 +215,8 @@ def plan(config: Config, options: argparse.Namespace) -> list[str]:
     spark = spark_session(config.spark)
     work = _work(spark, config, bundle, options)  # are all columns there?
     rows = work.rows.count() if work.pairs is None else work.pairs
+    enough = check_rows(config.score.gates.min_rows, rows)
+    settle_gates([enough], f"{work.source} of {options.ds}", forced=options.force)
     output = config.score.table or partition_path(config.score.path, options.ds)
     return [
         f"score: {rows:,} rows of {work.source} for {options.ds} with {bundle.model_id} -> {output}"

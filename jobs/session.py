@@ -40,6 +40,8 @@ def spark_session(config: SparkConfig) -> SparkSession:
         }
         builder = builder.master(config.master).config(map=own)
     session = builder.getOrCreate()
+    if threading.current_thread() is not threading.main_thread():
+        return session  # only the main thread may handle signals, and has asked for the session
     # pyspark's own handler cancels jobs over a connection that is waiting for an answer, and fails.
     signal.signal(signal.SIGINT, _after_stop(session, signal.default_int_handler))
     if callable(ours := signal.getsignal(signal.SIGTERM)):

@@ -12,13 +12,14 @@ from feature_eng.fields import unfitted_specs
 from jobs.cli import Stage, figure, main, parser
 from jobs.session import spark_session
 from jobs.spark_workers import workers_in_spark
-from nfm.bundle import load_bundle, new_model_id, resolve_bundle, write_bundle
+from nfm.bundle import load_bundle, new_model_id, write_bundle
 from nfm.checkpoint import CHECKPOINTS, directory_of, read_scores, read_weights
 from nfm.epoch_plan import plan_epoch
 from nfm.launch.forked import start_forked
 from nfm.launch.gang import StartGang, start_horovodrun
 from nfm.launch.run_directory import NEWEST, run_to_resume
 from nfm.launch.supervisor import launch
+from nfm.registry import resolve_start
 
 EXAMPLES = """\
   python -m jobs.train --config conf/movielens100k.yaml --num-workers 2
@@ -85,16 +86,19 @@ def starter(config: Config) -> StartGang:
 
 
 def with_bundle(config: Config) -> Config:
-    """The config with the full path of the bundle to begin from, which must fit the model."""
-    if config.train.init_from is None:
-        return config
-    path = resolve_bundle(config.train.path, config.train.init_from)
-    found, wanted = load_bundle(path).config.model.factors, config.model.factors
-    if found != wanted:
-        raise ConfigError(
-            f"bundle '{path}' has embeddings of {found} factors, the config wants {wanted}: "
-            f"set model.embedding_dim={found}, or train without train.init_from"
-        )
+    """The config with the full path of the bundle to begin from, which must fit the model.
+
+    An alias that names no bundle yet is none to begin from.
+    """
+    name = config.train.init_from
+    path = resolve_start(config.train.path, name) if name else None
+    if path is not None:
+        found, wanted = load_bundle(path).config.model.factors, config.model.factors
+        if found != wanted:
+            raise ConfigError(
+                f"bundle '{path}' has embeddings of {found} factors, the config wants {wanted}: "
+                f"set model.embedding_dim={found}, or train without train.init_from"
+            )
     train = config.train.model_copy(update={"init_from": path})
     return config.model_copy(update={"train": train})
 

@@ -13,20 +13,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save
 
 from conf import storage
-from conf.errors import ConfigError, DataError, PipelineError, RunError
+from conf.errors import DataError, PipelineError, RunError
 from conf.loader import dump_config, load_config
 from conf.manifest import FILE_NAME as MANIFEST
 from conf.manifest import VOCABULARY, Manifest, read_manifest, write_manifest
 from conf.schema import Config
 from nfm.batch import Batch, field_of_slots
-from nfm.bundle_record import RECORD, check_files, write_record
+from nfm.bundle_record import check_files, write_record
 from nfm.calibration import ScoreReference
 from nfm.collectives import Alone
 from nfm.lookup import Reading, Rows, Tensors
 from nfm.models import build_model
+from nfm.registry import TIME
 from nfm.table_model import TableModel
 
-LATEST = "latest"
 WEIGHTS, CONFIG, METRICS, CARD = "model.safetensors", "config.yaml", "metrics.json", "README.md"
 SCORES = "scores.json"
 
@@ -67,7 +67,7 @@ class Bundle:
 
 def new_model_id(config: Config) -> str:
     """Time first, so that names sort by age; then the model and the config's fingerprint."""
-    now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+    now = datetime.now(UTC).strftime(TIME)
     return f"{now}-{config.model.name}-{config.fingerprint()[:8]}"
 
 
@@ -109,28 +109,6 @@ def write_bundle(
             )
         write_manifest(staging, manifest)
         write_record(staging)
-
-
-def resolve_bundle(models: str, name: str) -> str:
-    """The absolute path of a bundle: ``latest`` in the models directory, an id in it, or a path.
-
-    One that is being copied there is not the latest before its last file is; asked for by name, it
-    is found, and loading it says what it lacks.
-
-    Raises:
-        ConfigError: There is no such bundle.
-    """
-    models, name = models.rstrip("/"), name.rstrip("/")
-    fs, plain = storage.filesystem(models)
-    if name == LATEST:
-        found = sorted(fs.glob(f"{plain}/*/{RECORD}"))
-        if not found:
-            raise ConfigError(f"no bundle in '{models}'; train one (jobs.train)")
-        name = found[-1].split("/")[-2]
-    for path in (f"{models}/{name}", name):
-        if any(storage.exists(f"{path}/{file}") for file in (RECORD, MANIFEST)):
-            return storage.absolute(path)
-    raise ConfigError(f"no bundle '{name}' in '{models}' or by that path; see what is there")
 
 
 def load_bundle(path: str, *, check: bool = True) -> Bundle:

@@ -1,16 +1,20 @@
 """Canonical rows through the chunks, as a build and a scoring take them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from conf.manifest import FieldSpec
+from conf.manifest import FieldSpec, Manifest
 from feature_eng.chunks import pack
 from feature_eng.encode import encoded_chunks, local_ids
 from feature_eng.raw import SPLIT
+from feature_eng.scored_files import ScoreWriter
+from feature_eng.scoring import Encoder, kept_columns, scores_schema, write_indices
+from feature_eng.shipped import Shipped
 from feature_eng.vocabulary import Vocabulary
 
 
@@ -33,3 +37,28 @@ def encode(
         for number, row in enumerate(packed.to_pylist()):
             found.append(row | {name: values[number] for name, values in lists.items()})
     return found
+
+
+def score_writer(
+    features: str,
+    manifest: Manifest,
+    rows: DataFrame,
+    scorer: Callable[[dict[str, Any]], dict[str, Any]],
+    directory: Path,
+    **others: Any,
+) -> ScoreWriter:
+    """Writes what stands for a model says of canonical rows into a new directory."""
+    indices = directory.with_name(f"_{directory.name[:2]}")  # Spark does not look there
+    directory.mkdir()
+    indices.mkdir()
+    write_indices(features, manifest.fields, str(indices))
+    return ScoreWriter(
+        encode=Encoder(manifest.fields, Shipped(str(indices), shared=True)),
+        fields=manifest.fields,
+        load_scorer=lambda: scorer,
+        schema=scores_schema(kept_columns(rows), explained=False),
+        constants={"model_id": "model-1", "scored_at": datetime(2026, 1, 3, tzinfo=UTC)},
+        directory=str(directory),
+        prefix="part-run1",
+        **others,
+    )

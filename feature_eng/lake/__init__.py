@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 
 from conf import storage
-from conf.partition import PartitionManifest, partition_path, read_partition_manifest
+from conf.partition import PartitionManifest, partition_path
 from conf.scoring import ScoreConfig
-from feature_eng.lake import parquet
-from feature_eng.lake.staged import keep_named_files
+from feature_eng.lake import catalog, delta, parquet
+from feature_eng.lake.way import Made, Way, keep_named_files
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def publication(
     """
     partition = storage.absolute(partition_path(config.path, ds))
     with storage.scratch_directory(partition) as staging:
-        publish = parquet.begin(partition)
+        publish = way_of(config).begin(spark, config, ds, run_id)
 
         def commit(manifest: PartitionManifest) -> None:
             keep_named_files(staging, manifest)
@@ -54,9 +54,36 @@ def publication(
 
 
 def manifest_of(config: ScoreConfig, ds: str) -> PartitionManifest | None:
-    """The manifest of a day's partition, as it counts now; None where there is none.
+    """The manifest of a day's scores as they are now.
+
+    None where there are none, or where another hand than ours changed them.
 
     Raises:
         DataError: It is damaged.
     """
-    return read_partition_manifest(partition_path(config.path, ds))
+    return way_of(config).manifest_of(config, ds)
+
+
+def read_partition(
+    spark: SparkSession, config: ScoreConfig, ds: str, use: Callable[[DataFrame], Made]
+) -> Made | None:
+    """What ``use`` makes of a day's scores: those of one run, whatever is published meanwhile.
+
+    Args:
+        spark: The session.
+        config: Says where scores are published, and how.
+        ds: The day.
+        use: Ends the reading, by an action; with plain Parquet it is called again where the
+            partition was replaced while it read.
+
+    Returns:
+        None where there are no scores of that day.
+    """
+    return way_of(config).read(spark, config, ds, use)
+
+
+def way_of(config: ScoreConfig) -> Way:
+    """The module that publishes."""
+    if config.table is not None:
+        return catalog
+    return delta if config.format == "delta" else parquet

@@ -23,6 +23,7 @@ _MAY_DIFFER = {
     *("train.launcher", "train.hosts", "train.num_workers", "train.threads_per_worker"),
     *("train.placement", "train.cache", "train.checkpoint", "train.work_path"),
     *("train.max_restarts", "train.restart_backoff_s", "train.stall_timeout_s", "spark", "tune"),
+    *("promote", "nightly"),
 }
 
 logger = logging.getLogger(__name__)

@@ -23,9 +23,9 @@ from conf.schema import Config
 from feature_eng import spark_errors
 from feature_eng.build import build_features
 from feature_eng.raw import read_raw, rows_of_days
-from feature_eng.scoring import publish_scores, rows_of_day
-from feature_eng.vocabulary import read_vocabulary
+from feature_eng.scoring import canonical_score_rows, rows_of_day, score_rows
 from tests.data import DS, make_config, raw_table, settings, write_raw
+from tests.encoding import score_writer
 
 COMPOSED, DECOMPOSED = "\u00e9", "e\u0301"  # both are shown as é
 LONG, LONGER = "x" * 2**20, "x" * 2**20 + "y"
@@ -124,10 +124,11 @@ def digest(encodings: Iterable[Any]) -> float:
     return float(zlib.crc32(repr(list(encodings)).encode()))
 
 
-def digests(columns: dict[str, Any]) -> Any:
+def digests(columns: dict[str, Any]) -> dict[str, Any]:
     """Stands for a model: what it sees of a row, as a number."""
     rows = zip(*(columns[name].tolist() for name in COLUMNS), strict=True)
-    return np.array([digest(row) for row in rows])
+    scores = np.array([digest(row) for row in rows])
+    return {"score": scores, "model_score": scores}
 
 
 def test_odd_values_under_odd_names(spark: SparkSession, tmp_path: Path) -> None:
@@ -136,7 +137,6 @@ def test_odd_values_under_odd_names(spark: SparkSession, tmp_path: Path) -> None
     write_raw(tmp_path / "tonight", odd_table().drop_columns(["the label.", "s plit"]))
     config = odd_config(tmp_path)
     manifest = build_features(spark, config, overwrite=False, ds_from=DS)
-    vocabulary = read_vocabulary(spark, config.features.path)
     names = pq.read_table(f"{config.features.path}/vocabulary").to_pylist()
     row_of = {entry["id"]: int(entry["value"]) for entry in names if entry["field"] == "row"}
     built = {}
@@ -152,10 +152,12 @@ def test_odd_values_under_odd_names(spark: SparkSession, tmp_path: Path) -> None
     assert {built[row]["month"] for row in range(22)} - {0} == {built[0]["month"]}
     assert [row for row in range(22) if built[row]["pair"] == 0] == [19]  # one of the two is null
 
-    partition = f"{config.score.path}/ds={DS}"
     raw = rows_of_day(spark, config.score, DS)
-    assert publish_scores(raw, manifest, vocabulary, digests, "model-1", partition, "") == 22
-    found = {(r["row.id"], r["key two"]): r["score"] for r in pq.read_table(partition).to_pylist()}
+    rows = canonical_score_rows(raw, manifest.fields, manifest.keys)
+    writer = score_writer(config.features.path, manifest, rows, digests, tmp_path / "scores")
+    assert score_rows(rows, writer)[1].rows == 22
+    scores = pq.read_table(tmp_path / "scores").to_pylist()
+    found = {(row["row.id"], row["key two"]): row["score"] for row in scores}
     assert found == {
         (row, "k"): digest(encodings[row] for encodings in expected.values()) for row in range(22)
     }

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,19 +18,16 @@ from conf.manifest import Manifest
 from conf.schema import SPLITS, Config
 from conf.vocabulary import value_ids
 from feature_eng.build import build_features
-from feature_eng.scored_files import Found, ScoreWriter, best_rows
+from feature_eng.scored_files import Found, ScoreWriter
 from feature_eng.scoring import (
-    Encoder,
     canonical_score_rows,
     count_duplicates,
-    kept_columns,
     rows_of_day,
     score_rows,
-    scores_schema,
-    write_indices,
 )
-from feature_eng.shipped import Shipped
+from feature_eng.top_rows import best_rows
 from tests.data import DS, make_config, raw_table, write_raw
+from tests.encoding import score_writer
 
 
 def of_user(columns: dict[str, Any]) -> dict[str, Any]:
@@ -66,20 +63,8 @@ def tonight(spark: SparkSession, built: Built, ds: str = DS, kept: Sequence[str]
 
 def writer(built: Built, rows: DataFrame, directory: Path, **others: Any) -> ScoreWriter:
     """Writes the scores of ``of_user`` into a new directory."""
-    indices = directory.with_name(f"_{directory.name}-indices")  # Spark does not look there
-    directory.mkdir()
-    indices.mkdir()
-    write_indices(built.config.features.path, built.manifest.fields, str(indices))
-    return ScoreWriter(
-        encode=Encoder(built.manifest.fields, Shipped(str(indices), shared=True)),
-        fields=built.manifest.fields,
-        load_scorer=lambda: of_user,
-        schema=scores_schema(kept_columns(rows), explained=False),
-        constants={"model_id": "model-1", "scored_at": datetime(2026, 1, 3, tzinfo=UTC)},
-        directory=str(directory),
-        prefix="part-run1",
-        **others,
-    )
+    features = built.config.features.path
+    return score_writer(features, built.manifest, rows, of_user, directory, **others)
 
 
 def test_the_scores_contract(spark: SparkSession, built: Built, tmp_path: Path) -> None:
@@ -165,7 +150,7 @@ def test_the_best_rows_do_not_depend_on_how_many_are_held(monkeypatch: pytest.Mo
     table = pa.table(keys | {"score": rng.integers(0, 5, 500).astype(float)})
     parts = [table.slice(start, 50) for start in range(0, 500, 50)]
     (at_once,) = best_rows(iter(parts), 4, "item")
-    monkeypatch.setattr("feature_eng.scored_files._ROW_GROUP_ROWS", 60)
+    monkeypatch.setattr("feature_eng.top_rows._HELD_ROWS", 60)
     (in_parts,) = best_rows(iter(parts), 4, "item")
     assert at_once.equals(in_parts)
     frame = table.to_pandas().sort_values(["item", "score", "user"], ascending=[True, False, True])

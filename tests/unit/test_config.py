@@ -48,6 +48,7 @@ ROOT = Path(__file__).parents[2]
         ("split.valid=0.9", r"split.*no rows would be left to train on"),
         ("task=regression", r"there is no auc for task regression with squared loss, but rmse"),
         ("train.early_stopping.metric=gauc", r"gauc needs evaluate.group_by"),
+        ("promote.metric=gauc", r"promote\.metric: gauc needs evaluate.group_by"),
         ("train.early_stopping.metric=f1", r"metric: .*'rmse', found 'f1'"),
         ("evaluate.group_by=users", r"no field 'users' to group by, but user, item"),
         ("evaluate.segments=[device, tags]", r"field 'tags' is multi_valued; rows are grouped by"),

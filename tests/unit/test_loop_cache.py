@@ -22,8 +22,9 @@ def test_another_application_does_not_compile_again(tmp_path: Path) -> None:
         application = tmp_path / f"application-{number}"
         application.mkdir()
         with zipfile.ZipFile(application / "code.zip", "w") as archive:
-            for path in (ROOT / "nfm").rglob("*.py"):
-                archive.write(path, path.relative_to(ROOT))
+            for package in ("conf", "nfm"):
+                for path in (ROOT / package).rglob("*.py"):
+                    archive.write(path, path.relative_to(ROOT))
         environment = {"PYTHONPATH": str(application / "code.zip"), "XDG_CACHE_HOME": str(cache)}
         done = subprocess.run(
             [sys.executable, "-c", COMPILE],

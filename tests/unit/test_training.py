@@ -10,7 +10,7 @@ import torch
 from conf.errors import ConfigError, DataError, RunError
 from conf.manifest import write_manifest
 from nfm.batch import field_of_slots
-from nfm.bundle import load_bundle, new_model_id, resolve_bundle, write_bundle
+from nfm.bundle import load_bundle, new_model_id, write_bundle
 from nfm.calibration import ScoreReference
 from nfm.checkpoint import (
     Position,
@@ -28,6 +28,7 @@ from nfm.collectives import Alone
 from nfm.epoch_plan import Phase
 from nfm.lookup import read_pooled
 from nfm.predict import predict_logits
+from nfm.registry import resolve_bundle
 from nfm.step import TrainStep, build_step
 from tests.data import OPTIMIZERS, make_config
 from tests.unit.test_manifest import manifest

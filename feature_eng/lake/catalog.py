@@ -1,0 +1,83 @@
+"""A table of Spark's catalog: Iceberg, Delta, Hive, or Spark's own.
+
+The scores are staged as Parquet, and copied into the table by ``INSERT OVERWRITE`` of their day.
+``overwritePartitions`` plans the same, but Spark has it refuse the tables of its own catalog.
+"""
+
+from collections.abc import Callable
+
+from pyspark.errors import AnalysisException
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from conf import storage
+from conf.partition import (
+    FILE_NAME,
+    PartitionManifest,
+    partition_path,
+    write_partition_manifest,
+)
+from conf.scoring import DS, ScoreConfig
+
+# Beside the table there is a directory of manifests, which name no files.
+from feature_eng.lake.parquet import counting, manifest_of, unused
+from feature_eng.lake.way import Made, Publish
+
+__all__ = ["begin", "counting", "manifest_of", "read", "unused"]
+
+# Spark's own tables: only the days that the rows are of, each job with files of its own until its
+# end, so that two days can be published at once; Hive's: allow this.
+_DYNAMIC = {
+    "spark.sql.sources.partitionOverwriteMode": "dynamic",
+    "hive.exec.dynamic.partition.mode": "nonstrict",
+}
+
+
+def begin(spark: SparkSession, config: ScoreConfig, ds: str, run_id: str) -> Publish:
+    """Begin to replace a day in the table."""
+
+    def publish(staging: str, manifest: PartitionManifest) -> None:
+        directory = partition_path(config.path, ds)
+        scores = spark.read.parquet(*[f"{staging}/{file.path}" for file in manifest.files])
+        scores = scores.withColumn(DS, F.lit(ds).cast("date"))
+        _create(spark, str(config.table), scores)
+        # If this run dies before the end, no manifest speaks of rows that it may have replaced.
+        storage.make_directory(directory)
+        if storage.exists(f"{directory}/{FILE_NAME}"):
+            storage.remove(f"{directory}/{FILE_NAME}")
+        _overwrite(spark, str(config.table), ds, scores, manifest.rows)
+        write_partition_manifest(directory, manifest.model_copy(update={"files": []}))
+
+    return publish
+
+
+def _create(spark: SparkSession, table: str, scores: DataFrame) -> None:
+    """Create the table of these columns, if it is not there."""
+    columns = scores.schema.toDDL()
+    try:
+        spark.sql(f"CREATE TABLE IF NOT EXISTS {table} ({columns}) PARTITIONED BY ({DS})")
+    except AnalysisException:
+        if not spark.catalog.tableExists(table):
+            raise
+        # Another day's run created it in the same moment.
+
+
+def _overwrite(spark: SparkSession, table: str, ds: str, scores: DataFrame, rows: int) -> None:
+    for key, value in _DYNAMIC.items():
+        spark.conf.set(key, value)
+    partition = ""
+    if not rows:  # which are of no day
+        partition, scores = f"PARTITION ({DS} = '{ds}')", scores.drop(DS)
+    spark.sql(
+        f"INSERT OVERWRITE TABLE {table} {partition} BY NAME SELECT * FROM {{scores}}",
+        scores=scores,
+    )
+
+
+def read(
+    spark: SparkSession, config: ScoreConfig, ds: str, use: Callable[[DataFrame], Made]
+) -> Made | None:
+    """Read a day's rows, as the table gives them."""
+    if not spark.catalog.tableExists(str(config.table)):
+        return None
+    return use(spark.table(str(config.table)).where(F.col(DS) == ds))

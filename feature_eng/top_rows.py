@@ -1,0 +1,43 @@
+"""The rows with the greatest scores, of rows that come in parts."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from conf.scoring import SCORE
+
+_HELD_ROWS = 1 << 18
+
+
+def best_rows(tables: Iterator[pa.Table], top_k: int, by: str) -> Iterator[pa.Table]:
+    """The rows with the greatest scores for each value of a column; of equal ones the first.
+
+    Args:
+        tables: Scored rows, of which some are held at a time.
+        top_k: Rows for each value.
+        by: The column, which comes first in the tables or among the keys.
+
+    Yields:
+        One table, ordered by that column, then by score, descending, then by the other keys.
+    """
+    held: list[pa.Table] = []
+    rows = 0
+    for table in tables:
+        held.append(table)
+        rows += len(table)
+        if rows >= _HELD_ROWS:
+            held, rows = [_best(pa.concat_tables(held), top_k, by)], 0
+    if held:
+        yield _best(pa.concat_tables(held), top_k, by)
+
+
+def _best(rows: pa.Table, top_k: int, by: str) -> pa.Table:
+    others = [name for name in rows.column_names[: rows.column_names.index(SCORE)] if name != by]
+    order = [(by, "ascending"), (SCORE, "descending"), *((name, "ascending") for name in others)]
+    rows = rows.take(pc.sort_indices(rows, sort_keys=order))
+    codes = rows[by].combine_chunks().dictionary_encode(null_encoding="encode").indices.to_numpy()
+    begins = np.flatnonzero(np.diff(codes, prepend=-1))
+    rank = np.arange(len(codes)) - np.repeat(begins, np.diff([*begins, len(codes)]))
+    return rows.filter(pa.array(rank < top_k))

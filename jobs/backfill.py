@@ -1,0 +1,166 @@
+"""Score a range of days with a bundle, each as jobs.score does; one that fails stops no other."""
+
+import argparse
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from datetime import date, timedelta
+
+from conf.errors import BY_EXIT_CODE, ConfigError, PipelineError, RunError
+from conf.schema import Config
+from feature_eng.lake import manifest_of
+from jobs import score
+from jobs.cli import Stage, day, explained, main, parser
+from jobs.session import spark_session
+from nfm.registry import LATEST, resolve_bundle
+
+EXAMPLES = """\
+  python -m jobs.backfill --config X.yaml --from 2026-01-01 --to 2026-01-31
+  python -m jobs.backfill --config X.yaml --from 2026-01-01 --to 2026-01-31 --only-missing"""
+
+logger = logging.getLogger("jobs")
+
+
+@dataclass(frozen=True)
+class Day:
+    """What became of a day.
+
+    Attributes:
+        ds: The day.
+        rows: Rows published; None where none were.
+        seconds: Time it took.
+        outcome: ``published``, ``skipped``, or ``failed`` and why.
+        exit_code: That of jobs.score.
+    """
+
+    ds: str
+    rows: int | None
+    seconds: float
+    outcome: str
+    exit_code: int = 0
+
+    def line(self) -> str:
+        """As a line of the table."""
+        rows = "-" if self.rows is None else f"{self.rows:,}"
+        return f"{self.ds:<12}{rows:>12}{self.seconds:>9.1f}  {self.outcome}"
+
+
+def run(config: Config, options: argparse.Namespace) -> list[Stage]:
+    """Score the days, and print a table of what was done.
+
+    Raises:
+        PipelineError: Days failed; with the exit code of all of them, or 4.
+    """
+    days = days_of(options)
+    # Also where another bundle is published meanwhile, all days are scored with one.
+    options.bundle = resolve_bundle(config.train.path, options.bundle)
+    spark_session(config.spark)  # here, as only the main thread may handle signals
+    done = sorted(score_days(config, options, days), key=lambda one: one.ds)
+    print(f"\n{'ds':<12}{'rows':>12}{'seconds':>9}  outcome")
+    print("\n".join(one.line() for one in done))
+    if error := failure(done):
+        raise error
+    return []
+
+
+def failure(done: Sequence[Day]) -> PipelineError | None:
+    """The end of a backfill in which days failed: their exit code, or 4 where it is not one."""
+    codes = [one.exit_code for one in done if one.exit_code]
+    if not codes:
+        return None
+    same = len(set(codes)) == 1
+    return (BY_EXIT_CODE.get(codes[0], RunError) if same else RunError)(
+        f"{len(codes)} of {len(done)} days failed, as the table says; the others are done: mend "
+        f"what failed, and run again with --only-missing"
+    )
+
+
+def score_days(config: Config, options: argparse.Namespace, days: Sequence[str]) -> Iterator[Day]:
+    """Score days, some at a time, each in a thread; yields them as they are done."""
+    running: set[Future[Day]] = set()
+    with ThreadPoolExecutor(options.parallel) as pool:
+        for ds in days:
+            if len(running) == options.parallel:
+                # The main thread hands out the days: after a signal none begins any more.
+                finished, running = wait(running, return_when=FIRST_COMPLETED)
+                yield from (future.result() for future in finished)
+            running.add(pool.submit(score_day, config, options, ds))
+        yield from (future.result() for future in running)
+
+
+def score_day(config: Config, options: argparse.Namespace, ds: str) -> Day:
+    """Score one day; an error is what became of it."""
+    start = time.monotonic()
+    try:
+        if options.only_missing and manifest_of(config.score, ds) is not None:
+            done = Day(ds, None, 0.0, "skipped: has scores")
+        else:
+            stage = score.run(config, argparse.Namespace(**{**vars(options), "ds": ds}))
+            done = Day(ds, stage.rows_out, stage.seconds, "published")
+    except Exception as error:
+        known = explained(error)
+        if known is None or options.verbose:
+            logger.exception("%s failed", ds)
+        reason = str(known) if known else f"a bug, {type(error).__name__}: {error}"
+        logger.error("%s failed: %s", ds, reason)
+        code = known.exit_code if known else 1
+        outcome = f"failed: {reason.splitlines()[0]}"
+        return Day(ds, None, time.monotonic() - start, outcome, code)
+    logger.info("%s: %s", ds, done.outcome)
+    return done
+
+
+def plan(config: Config, options: argparse.Namespace) -> list[str]:
+    """What would be done with each day."""
+    lines = []
+    for ds in days_of(options):
+        if options.only_missing and manifest_of(config.score, ds) is not None:
+            lines.append(f"skip: {ds} has scores")
+        else:
+            lines += score.plan(config, argparse.Namespace(**{**vars(options), "ds": ds}))
+    return lines
+
+
+def days_of(options: argparse.Namespace) -> list[str]:
+    """All days of the range.
+
+    Raises:
+        ConfigError: It ends before it begins.
+    """
+    first, last = date.fromisoformat(options.first), date.fromisoformat(options.last)
+    if last < first:
+        raise ConfigError(f"--to {last} is before --from {first}: there is no day to score")
+    return [(first + timedelta(days=n)).isoformat() for n in range((last - first).days + 1)]
+
+
+def at_least_one(text: str) -> int:
+    """A number of days, for argparse."""
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The job's command line."""
+    made = parser(__doc__, EXAMPLES)
+    made.add_argument("--from", dest="first", type=day, required=True, help="first day, YYYY-MM-DD")
+    made.add_argument("--to", dest="last", type=day, required=True, help="last day, YYYY-MM-DD")
+    made.add_argument(
+        "--parallel",
+        type=at_least_one,
+        default=1,
+        help="days at a time, in one Spark session (default 1); with more the gate that compares "
+        "with the day before may find none there yet",
+    )
+    made.add_argument(
+        "--only-missing", action="store_true", help="leave days that have scores as they are"
+    )
+    made.add_argument("--bundle", default=LATEST, help="id, alias, path or 'latest' (default)")
+    score.add_arguments(made)
+    return made
+
+
+if __name__ == "__main__":
+    main(arguments(), run, plan)

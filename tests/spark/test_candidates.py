@@ -1,0 +1,107 @@
+"""Candidates against the cross product, made by hand."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pyspark.sql import SparkSession
+
+from conf.errors import ConfigError, DataError
+from conf.manifest import Manifest
+from conf.schema import Config
+from feature_eng import candidates
+from feature_eng.build import build_features
+from feature_eng.candidates import PairEncoder, find_candidates, save_items
+from feature_eng.scoring import Encoder, rows_of_day, write_indices
+from feature_eng.shipped import Shipped
+from tests.data import DS, make_config, raw_table, write_raw
+
+OF_USERS, OF_ITEMS = ["user", "device", "age"], ["item", "price", "tags"]
+
+
+@pytest.fixture(scope="module")
+def built(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Manifest]:
+    root = tmp_path_factory.mktemp("candidates")
+    table = raw_table(400)
+    write_raw(root / "raw", table)
+    write_raw(root / "tonight" / f"ds={DS}", table.select([*OF_USERS, "seen_at"]).slice(0, 60))
+    write_raw(root / "items", table.select(OF_ITEMS).slice(0, 90))
+    write_raw(root / "seen", table.select(["user", "item"]))
+    tables = f"items: {{path: {root}/items}}, seen: {{path: {root}/seen}}"
+    config = make_config(root, f"score.candidates={{user: [user], item: [item], {tables}}}")
+    return config, build_features(spark, config, overwrite=False)
+
+
+def test_every_pair_that_was_not_seen(
+    spark: SparkSession,
+    built: tuple[Config, Manifest],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config, manifest = built
+    raw = rows_of_day(spark, config.score, DS)
+    found = find_candidates(raw, config.score, manifest.fields, manifest.keys)
+    assert [field.name for field in found.user_fields] == OF_USERS
+    assert [field.name for field in found.item_fields] == OF_ITEMS
+    write_indices(config.features.path, manifest.fields, str(tmp_path))
+    save_items(found.items, str(tmp_path))
+    shipped = Shipped(str(tmp_path), shared=True)
+    encoder = PairEncoder(
+        Encoder(found.user_fields, shipped), Encoder(found.item_fields, shipped), shipped
+    )
+    users = found.users.toArrow()
+    whole: list[dict[str, Any]] = []
+    for rows in (16_384, 100, 7):  # of a block: several users, a few items of one
+        monkeypatch.setattr(candidates, "_BLOCK_ROWS", rows)
+        blocks = list(encoder(users))
+        assert all(len(block.columns["user"]) <= rows for block in blocks)
+        pairs = [pair for block in blocks for pair in rows_of(block)]
+        assert len(pairs) == found.pairs
+        whole = whole or pairs
+        assert pairs == whole
+    listed = pq.read_table(config.score.raw.path + f"/ds={DS}")["user"].unique().to_pylist()
+    items = pq.read_table(config.score.candidates.items.path)["item"].unique().to_pylist()
+    seen = pq.read_table(config.score.candidates.seen.path).to_pylist()
+    known = {(row["user"], row["item"]) for row in seen}
+    expected = {(u, i) for u in listed for i in items} - known
+    assert {(pair["user"], pair["item"]) for pair in whole} == expected
+    assert len(expected) == len(whole) < len(listed) * len(items)
+    check_sides(encoder, users, whole)
+
+
+def rows_of(block: Any) -> list[dict[str, Any]]:
+    ids = {f"id of {name}": column.tolist() for name, column in block.columns.items()}
+    nulls = {f"no {name}": column.tolist() for name, column in block.nulls.items()}
+    return pa.table({**block.kept, **ids, **nulls}).to_pylist()
+
+
+def check_sides(encoder: PairEncoder, users: pa.Table, pairs: list[dict[str, Any]]) -> None:
+    """What a pair holds of its user and item is what each has by itself."""
+    (of_users,) = encoder.user_encoder(users)
+    with pa.memory_map(f"{encoder.items.path()}/items.arrow") as file:
+        (of_items,) = encoder.item_encoder(pa.ipc.open_file(file).read_all())
+    for side, key in ((of_users, "user"), (of_items, "item")):
+        alone = {row[key]: row for row in rows_of(side)}
+        for pair in pairs:
+            own = alone[pair[key]]
+            assert own == {name: pair[name] for name in own}
+
+
+def test_what_is_no_candidate(spark: SparkSession, built: tuple[Config, Manifest]) -> None:
+    config, manifest = built
+    raw = rows_of_day(spark, config.score, DS)
+    score = config.score
+
+    def find(changed: Any, users: Any = raw) -> None:
+        find_candidates(users, changed, manifest.fields, manifest.keys)
+
+    with pytest.raises(ConfigError, match=r"needs score\.candidates, which names the items"):
+        find(score.model_copy(update={"candidates": None}))
+    with pytest.raises(ConfigError, match=r"score\.by: 'item' is no column of the users"):
+        find(score.model_copy(update={"by": "item", "top_k": 3}))
+    with pytest.raises(DataError, match=r"column 'user' \(wanted by 'candidates.user'\)"):
+        find(score, raw.drop("user"))
+    with pytest.raises(DataError, match=r"column 'device' \(wanted by 'device'\)"):
+        find(score, raw.drop("device"))

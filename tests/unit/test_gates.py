@@ -1,0 +1,112 @@
+"""Gates against figures worked out by hand, and scores' drift against quantile bins."""
+
+import logging
+
+import numpy as np
+import pytest
+
+from conf.cells import add_cells, count_cells, from_pairs
+from conf.errors import DataError
+from conf.manifest import FieldSpec
+from conf.scoring import GatesConfig, Limits
+from feature_eng.gates import check_keys, check_scores, scores_index, settle_gates
+from feature_eng.scored_files import Found
+
+FIELDS = [
+    FieldSpec(
+        name=name,
+        kind=kind,
+        source=name,
+        is_expr=False,
+        cardinality=9,
+        offset=0,
+        length=1,
+        missing_rate={"train": 0.1, "valid": 0.1, "test": 0.1},
+        oov_rate={"train": 0.0, "valid": 0.2, "test": 0.2} if kind == "categorical" else {},
+    )
+    for name, kind in (("user", "categorical"), ("price", "numeric"))
+]
+
+
+def found_of(scores: np.ndarray, missing: int, unknown: int) -> Found:
+    values, counts = np.unique(scores, return_counts=True)
+    rows = len(scores)
+    return Found(
+        rows=rows,
+        missing={"user": missing, "price": 0},
+        unknown={"user": unknown},
+        values={"user": rows - missing},
+        cells=count_cells(scores),
+        frequent=dict(zip(values.tolist(), counts.tolist(), strict=True)),
+    )
+
+
+def outcomes(gates: GatesConfig, found: Found, yesterday: np.ndarray | None = None) -> list[str]:
+    reference = count_cells(np.linspace(0.01, 0.99, 1000))
+    before = None if yesterday is None else count_cells(yesterday)
+    results = check_scores(gates, FIELDS, found, reference, before)
+    return [f"{r.check} {r.of} {r.found} {r.outcome}" for r in results if r.outcome != "pass"]
+
+
+def test_each_gate() -> None:
+    gates = GatesConfig()
+    same = np.linspace(0.011, 0.989, 1000)
+    assert outcomes(gates, found_of(same, 100, 180), same) == []
+    # 0.25 - 0.1 of the rows, 300 of 750 values: 0.4 - 0.2
+    assert outcomes(gates, found_of(same, 250, 300)) == [
+        "rise of missing share user 0.1500 warn",
+        "rise of unknown share user 0.2000 warn",
+    ]
+    assert outcomes(gates, found_of(same, 700, 300)) == [
+        "rise of missing share user 0.6000 fail",
+        "rise of unknown share user 0.8000 fail",
+    ]
+    constant = np.full(1000, 0.5)
+    told = outcomes(gates, found_of(constant, 100, 0), same)
+    assert told[-1] == "share of one value score 1.0000 fail"
+    assert [line.rpartition(" ")[2] for line in told] == ["warn", "fail", "fail"]
+    nothing = Found.none()
+    assert outcomes(gates, nothing) == ["rows  0 fail"]
+    assert outcomes(GatesConfig(min_rows=0), nothing) == []
+    assert outcomes(GatesConfig(constant_share=Limits()), found_of(constant, 100, 0), constant) == [
+        outcomes(gates, found_of(constant, 100, 0))[0]
+    ]
+
+
+def test_a_failed_gate_ends_the_run_unless_forced(caplog: pytest.LogCaptureFixture) -> None:
+    results = [check_keys("fail", 3, ["user", "item"]), check_keys("warn", 3, ["user"])]
+    with pytest.raises(DataError) as raised:
+        settle_gates(results, "tonight of 2026-01-02", forced=False)
+    assert str(raised.value).splitlines() == [
+        "1 of 2 gates failed for tonight of 2026-01-02; nothing was published. Mend the data, the "
+        "model or what score.gates expects, or publish with --force:",
+        "  fail: keys are unique of 'user, item': no row with the keys of another expected, "
+        "3 of them found",
+    ]
+    with caplog.at_level(logging.WARNING):
+        settle_gates(results, "tonight of 2026-01-02", forced=True)
+    assert len(caplog.records) == 2
+    assert check_keys("fail", 0, ["user"]).outcome == "pass"
+
+
+def test_drift_of_scores_is_that_over_quantiles() -> None:
+    rng = np.random.default_rng(0)
+    before, now = rng.beta(2, 5, 50_000), rng.beta(2, 4, 50_000)
+    edges = np.quantile(before, np.arange(1, 20) / 20)
+    p = np.bincount(np.searchsorted(edges, before), minlength=20) / 50_000
+    q = np.bincount(np.searchsorted(edges, now), minlength=20) / 50_000
+    expected = ((p - q) * np.log(p / q)).sum()
+    assert scores_index(count_cells(before), count_cells(now)) == pytest.approx(expected, rel=0.05)
+    assert scores_index(count_cells(before), count_cells(rng.beta(2, 5, 1000))) < 0.01
+    assert scores_index(count_cells(before), count_cells(np.repeat([-7.0, 9.0], 500))) > 1
+
+
+def test_cells_rise_with_scores_and_add_up() -> None:
+    scores = np.array([-np.pi, -1.0, -1e-30, 0.0, 1e-30, 0.1, 0.101, 0.5, 1.0, 1e30])
+    cells = [next(iter(count_cells(np.array([score])))) for score in scores]
+    assert cells == sorted(cells)
+    assert len(set(cells)) == len(cells)
+    assert count_cells(np.array([0.5, 0.5001])) == {cells[7]: 2}
+    whole = count_cells(scores)
+    assert add_cells([count_cells(scores[:3]), count_cells(scores[3:]), {}]) == whole
+    assert from_pairs([list(pair) for pair in whole.items()]) == whole
