@@ -286,7 +286,7 @@ def test_scoring_refuses_a_damaged_bundle(job: JobCaller, spoiled: Path) -> None
     before = snapshot(spoiled)
     for dry_run in ((), ("--dry-run",)):
         outcome = job(score, "--ds", DS, *dry_run)
-        assert (outcome.code, "is damaged" in outcome.err) == (3, True), outcome
+        assert (outcome.code, "is half-copied" in outcome.err) == (3, True), outcome
     assert snapshot(spoiled) == before
 
 
@@ -335,7 +335,7 @@ def test_scoring_refuses_a_bundle_with_a_changed_vocabulary(job: JobCaller, spoi
     pq.write_table(table.slice(0, table.num_rows - 1), path)
     before = snapshot(spoiled)
     outcome = job(score, "--ds", DS)
-    assert (outcome.code, "the files were changed" in outcome.err) == (3, True), outcome
+    assert (outcome.code, "copy it again" in outcome.err) == (3, True), outcome
     assert snapshot(spoiled) == before
 
 
