@@ -43,6 +43,7 @@ from jobs.cli import Stage, day, main, parser
 from jobs.serving import Served, served
 from jobs.session import spark_session
 from nfm.bundle import Bundle, load_bundle
+from nfm.predict import check_scorable
 from nfm.registry import LATEST, resolve_bundle
 
 EXAMPLES = """\
@@ -75,6 +76,7 @@ def run(config: Config, options: argparse.Namespace) -> Stage:
     config = with_options(config, options)
     path = resolve_bundle(config.train.path, options.bundle)
     bundle = load_bundle(path)
+    check_scorable(bundle, config.score.calibration, config.score.explain)
     spark = spark_session(config.spark)
     read_vocabulary(spark, path, bundle.manifest.vocabulary_fingerprint)
     work = _work(spark, config, bundle, options)
@@ -212,6 +214,7 @@ def plan(config: Config, options: argparse.Namespace) -> list[str]:
     """What would be scored with what."""
     config = with_options(config, options)
     bundle = load_bundle(resolve_bundle(config.train.path, options.bundle))
+    check_scorable(bundle, config.score.calibration, config.score.explain)
     spark = spark_session(config.spark)
     work = _work(spark, config, bundle, options)  # are all columns there?
     rows = work.rows.count() if work.pairs is None else work.pairs
