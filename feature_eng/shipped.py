@@ -1,11 +1,11 @@
 """Directories that the Python workers of all machines read, one copy on each."""
 
+import atexit
 import os
+import shutil
 import tempfile
 import uuid
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,27 +33,34 @@ class Shipped:
 
 
 def ship(spark: SparkSession, directory: str) -> Shipped:
-    """Give every machine of a cluster a copy of a local directory; local workers share it."""
+    """Give every machine of a cluster a copy of a local directory; local workers share it.
+
+    Executors fetch it when their first task begins, also those that join much later: it has to stay
+    as long as this process.
+    """
     if str(spark.sparkContext.master).startswith("local"):
         return Shipped(directory, shared=True)
     name = f"{Path(directory).name}-{uuid.uuid4().hex[:8]}"
-    with tempfile.TemporaryDirectory() as temporary:
-        archive = f"{temporary}/{name}.zip"
-        with zipfile.ZipFile(archive, "w") as packed:
-            for path in sorted(Path(directory).rglob("*")):
-                packed.write(path, path.relative_to(directory))
-        spark.sparkContext.addArchive(f"{archive}#{name}")
+    archive = f"{lasting_directory()}/{name}.zip"
+    with zipfile.ZipFile(archive, "w") as packed:
+        for path in sorted(Path(directory).rglob("*")):
+            packed.write(path, path.relative_to(directory))
+    spark.sparkContext.addArchive(f"{archive}#{name}")
     return Shipped(name, shared=False)
 
 
-@contextmanager
-def local_directory(path: str) -> Iterator[str]:
-    """A directory on the driver's disk: the one that is there, or a copy for the time being."""
+def lasting_directory() -> str:
+    """A new directory on the driver's disk, until this process ends."""
+    directory = tempfile.mkdtemp(prefix="nfm-")
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    return directory
+
+
+def local_copy(path: str) -> str:
+    """A directory on the driver's disk: the one that is there, or a lasting copy."""
     fs, plain = storage.filesystem(path)
     if os.path.isdir(plain):
-        yield plain
-        return
-    with tempfile.TemporaryDirectory() as temporary:
-        copy = f"{temporary}/{plain.rpartition('/')[2]}"
-        fs.get(plain, copy, recursive=True)
-        yield copy
+        return str(plain)
+    copy = f"{lasting_directory()}/{plain.rpartition('/')[2]}"
+    fs.get(plain, copy, recursive=True)
+    return copy

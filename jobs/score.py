@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from importlib.metadata import version
 
-import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import types as T
 
@@ -81,10 +80,8 @@ def run(config: Config, options: argparse.Namespace) -> Stage:
     read_vocabulary(spark, path, bundle.manifest.vocabulary_fingerprint)
     work = _work(spark, config, bundle, options)
     run_id = run_name(options.run_id)
-    with (
-        publication(spark, config.score, options.ds, run_id) as published,
-        served(spark, path, bundle.manifest.fields, work.items) as model,
-    ):
+    model = served(spark, path, bundle.manifest.fields)
+    with publication(spark, config.score, options.ds, run_id) as published:
         now = datetime.now(UTC)
         writer = ScoreWriter(
             encode=work.encode(model),
@@ -139,15 +136,13 @@ class Work:
         kept: Columns of the scores that they have.
         encode: Makes of a served bundle what encodes the rows.
         source: What the record calls them.
-        items: To pair users with, if they are to be.
-        pairs: How many pairs there are then.
+        pairs: How many pairs the rows stand for; None where each is scored itself.
     """
 
     rows: DataFrame
     kept: T.StructType
     encode: Callable[[Served], BlockEncoder]
     source: str
-    items: pa.Table | None = None
     pairs: int | None = None
 
 
@@ -163,9 +158,10 @@ def _work(spark: SparkSession, config: Config, bundle: Bundle, options: argparse
     return Work(
         rows=found.users,
         kept=found.kept,
-        encode=lambda model: model.pair_encoder(found.user_fields, found.item_fields),
+        encode=lambda model: model.pair_encoder(
+            spark, found.items, found.user_fields, found.item_fields
+        ),
         source=found.source,
-        items=found.items,
         pairs=found.pairs,
     )
 

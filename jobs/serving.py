@@ -1,9 +1,7 @@
 """A bundle where the Python workers of a scoring find it: its model, and its known values."""
 
 import functools
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -13,8 +11,11 @@ from conf.manifest import FieldSpec
 from conf.scoring import Calibration
 from feature_eng.candidates import PairEncoder, save_items
 from feature_eng.scoring import Encoder, write_indices
-from feature_eng.shipped import Shipped, local_directory, ship
+from feature_eng.shipped import Shipped, lasting_directory, local_copy, ship
 from nfm.predict import Scorer, load_scorer
+
+# By application and bundle, which never changes: days of a backfill share one.
+_SERVED: dict[tuple[str, str], "Served"] = {}
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Served:
 
     Attributes:
         bundle: The bundle.
-        values: Its known values, and the items to pair users with.
+        values: Its known values.
     """
 
     bundle: Shipped
@@ -37,28 +38,34 @@ class Served:
         """Encodes rows."""
         return Encoder(fields, self.values)
 
-    def pair_encoder(self, users: Sequence[FieldSpec], items: Sequence[FieldSpec]) -> PairEncoder:
-        """Encodes pairs of users and items, by the fields of each."""
-        return PairEncoder(self.encoder(users), self.encoder(items), self.values)
+    def pair_encoder(
+        self,
+        spark: SparkSession,
+        items: pa.Table,
+        user_fields: Sequence[FieldSpec],
+        item_fields: Sequence[FieldSpec],
+    ) -> PairEncoder:
+        """Encodes pairs of users and these items, by the fields of each."""
+        directory = lasting_directory()
+        save_items(items, directory)
+        users, of_items = self.encoder(user_fields), self.encoder(item_fields)
+        return PairEncoder(users, of_items, ship(spark, directory))
 
 
-@contextmanager
-def served(
-    spark: SparkSession, bundle: str, fields: Sequence[FieldSpec], items: pa.Table | None
-) -> Iterator[Served]:
-    """Bring a bundle to all machines, for the time of a scoring.
+def served(spark: SparkSession, bundle: str, fields: Sequence[FieldSpec]) -> Served:
+    """Bring a bundle to all machines.
 
     Args:
         spark: The session.
         bundle: Where it is.
         fields: How it encodes rows.
-        items: To pair users with, if they are to be.
     """
-    with local_directory(bundle) as local, tempfile.TemporaryDirectory() as values:
+    key = str(spark.sparkContext.applicationId), bundle
+    if key not in _SERVED:
+        local, values = local_copy(bundle), lasting_directory()
         write_indices(local, fields, values)
-        if items is not None:
-            save_items(items, values)
-        yield Served(ship(spark, local), ship(spark, values))
+        _SERVED[key] = Served(ship(spark, local), ship(spark, values))
+    return _SERVED[key]
 
 
 def _load(bundle: Shipped, calibration: Calibration, explain: int) -> Scorer:

@@ -304,7 +304,7 @@ def test_a_weighted_regression_goes_all_the_way(
     write_raw(tmp_path / "tonight" / f"ds={DS}", table.drop_columns(["spent", "importance"]))
     call = JobCaller(monkeypatch, capsys, write_config(tmp_path))
     sets = ["task=regression", "label.column=spent", "train.early_stopping.metric=rmse"]
-    sets.append("weight=importance")
+    sets += ["weight=importance", "train.optimizer.learning_rate=1.0", "train.epochs=12"]
     arguments = [part for item in sets for part in ("--set", item)]
     outcome = call(pipeline, "--ds", DS, *arguments, "--num-workers", "1")
     assert outcome.code == 0, outcome.err
