@@ -1,5 +1,6 @@
 """Encoding for scoring, and the files of scores."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
@@ -201,6 +202,13 @@ def test_a_field_may_be_optional(spark: SparkSession, built: Built) -> None:
         10,
         0,
     ]
+
+
+def test_only_the_partition_of_the_day_is_read(spark: SparkSession, built: Built) -> None:
+    plan = tonight(spark, built)._jdf.queryExecution().executedPlan().toString()
+    (filters,) = re.findall(r"PartitionFilters: \[(.*?)\], PushedFilters", plan)
+    assert f">= {DS}" in filters
+    assert f"<= {DS}" in filters
 
 
 def test_a_scoring_table_without_its_day_column_is_refused(
