@@ -90,8 +90,8 @@ class Table:
             files = [str(path) for path in (self.path / f"ds={ds}").glob("*.parquet")]
         return rows_of([pq.read_table(file, partitioning=None) for file in files])
 
-    def staging(self) -> list[Path]:
-        return list(self.path.glob(".ds=*.staging-*/*.parquet"))
+    def staged(self) -> set[Path]:
+        return set(self.path.glob(".ds=*.staging-*/*.parquet"))
 
 
 def rows_of(tables: Sequence[pa.Table]) -> Rows:
@@ -147,9 +147,10 @@ def test_kill_9_of_a_scoring_at_any_moment(
         for chain in range(CHAINS):
             now = (chain + 1) % 2
             for number in range(KILLS):
+                before = table.staged()
                 job = table.score(DS, bundles[now])
                 if number % 2:
-                    wait_until(lambda job=job: table.staging() or job.poll() is not None, "files")
+                    wait_until(lambda b=before: table.staged() - b, "files of the scoring")
                     time.sleep(chance.uniform(0.0, 0.1) * seconds)
                 else:
                     time.sleep(chance.uniform(0.3, 1.0) * seconds)
