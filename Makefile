@@ -47,7 +47,7 @@ test-airflow: data ## Run nights of the Airflow DAG on MovieLens-100K, in .venv-
 	@tools/airflow.sh
 	$(PY) -m pytest -q tests/airflow
 
-faults: $(READY) ## Kill workers and launchers, fill disks, cut networks: 15 minutes, some as root only
+faults: $(READY) ## Kill workers and launchers, fill disks, cut networks: 25 minutes, some as root only
 	tools/faults.sh
 
 lint: $(READY) ## Check style (ruff), types (mypy) and who imports whom (import-linter)

@@ -105,9 +105,7 @@ def main(
             print("\n".join(plan(config, options)))
         else:
             done = run(config, options)
-            stages = [done] if isinstance(done, Stage) else done
-            if stages:
-                show(stages)
+            show([done] if isinstance(done, Stage) else done)
     except KeyboardInterrupt as interrupt:
         print("; ".join([f"interrupted: {_STOPPED}", *interrupt.args]), file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)

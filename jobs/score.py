@@ -23,13 +23,12 @@ from conf.partition import (
     PartitionManifest,
     ScoreFile,
     partition_path,
-    read_partition_manifest,
 )
 from conf.schema import Config
 from conf.scoring import MODEL_ID, SCORED_AT
 from feature_eng.candidates import find_candidates
 from feature_eng.gates import check_keys, check_rows, check_scores, settle_gates
-from feature_eng.lake import publication
+from feature_eng.lake import manifest_of, publication
 from feature_eng.scored_files import BlockEncoder, Found, ScoreWriter
 from feature_eng.scoring import (
     canonical_score_rows,
@@ -44,6 +43,7 @@ from jobs.cli import Stage, day, main, parser
 from jobs.serving import Served, served
 from jobs.session import spark_session
 from nfm.bundle import Bundle, load_bundle
+from nfm.predict import check_scorable
 from nfm.registry import LATEST, resolve_bundle
 
 EXAMPLES = """\
@@ -76,6 +76,7 @@ def run(config: Config, options: argparse.Namespace) -> Stage:
     config = with_options(config, options)
     path = resolve_bundle(config.train.path, options.bundle)
     bundle = load_bundle(path)
+    check_scorable(bundle, config.score.calibration, config.score.explain)
     spark = spark_session(config.spark)
     read_vocabulary(spark, path, bundle.manifest.vocabulary_fingerprint)
     work = _work(spark, config, bundle, options)
@@ -189,7 +190,7 @@ def _check(
     """What the gates say of the scores."""
     gates, keys = config.score.gates, bundle.manifest.keys
     yesterday = (date.fromisoformat(ds) - timedelta(days=1)).isoformat()
-    before = read_partition_manifest(partition_path(config.score.path, yesterday))
+    before = manifest_of(config.score, yesterday)
     checks = check_scores(
         gates,
         bundle.manifest.fields,
@@ -213,6 +214,7 @@ def plan(config: Config, options: argparse.Namespace) -> list[str]:
     """What would be scored with what."""
     config = with_options(config, options)
     bundle = load_bundle(resolve_bundle(config.train.path, options.bundle))
+    check_scorable(bundle, config.score.calibration, config.score.explain)
     spark = spark_session(config.spark)
     work = _work(spark, config, bundle, options)  # are all columns there?
     rows = work.rows.count() if work.pairs is None else work.pairs

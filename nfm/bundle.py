@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 
@@ -17,9 +18,11 @@ from conf.loader import dump_config, load_config
 from conf.manifest import FILE_NAME as MANIFEST
 from conf.manifest import VOCABULARY, Manifest, read_manifest, write_manifest
 from conf.schema import Config
+from nfm.batch import Batch, field_of_slots
 from nfm.bundle_record import check_files, write_record
 from nfm.calibration import ScoreReference
 from nfm.collectives import Alone
+from nfm.lookup import Reading, Rows, Tensors
 from nfm.models import build_model
 from nfm.registry import TIME
 from nfm.table_model import TableModel
@@ -47,6 +50,19 @@ class Bundle:
     model: TableModel
     table_VD: torch.Tensor
     scores: ScoreReference
+
+    @cached_property
+    def field_of_slots(self) -> torch.Tensor:
+        """The number of the field that each slot of a row belongs to: int32 [S]."""
+        return field_of_slots(self.manifest.fields)
+
+    def read(self, reading: Reading, ids_BS: torch.Tensor, x_BS: torch.Tensor) -> Tensors:
+        """What a kind of model reads of the table for some rows."""
+        no_labels = x_BS.new_empty(len(x_BS))
+        batch = Batch(ids_BS, x_BS, no_labels)
+        return reading.compiled(self.field_of_slots).forward(
+            Rows(self.table_VD, ids_BS, None), batch
+        )
 
 
 def new_model_id(config: Config) -> str:

@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from conf.cells import Cells, as_pairs, count_cells, from_pairs
-from conf.errors import ConfigError
 from conf.scoring import Calibration
 from nfm.objective import Objective, probability
 from nfm.tally import Tally, starts_of, sums
@@ -59,13 +58,10 @@ class ScoreReference:
 
         Args:
             kind: isotonic or platt.
-            outputs: What the model put out [n].
-
-        Raises:
-            ConfigError: There is no such curve.
+            outputs: What a model for a binary task put out [n].
         """
-        if self.isotonic is None or self.platt is None or kind == "none":
-            raise ConfigError(f"a regression has no {kind} curve: set score.calibration to none")
+        assert self.isotonic
+        assert self.platt
         wide = outputs.astype(np.float64)
         if kind == "platt":
             slope, intercept = self.platt

@@ -1,4 +1,6 @@
-"""The compiled loops of batch norm, ReLU and dropout; ``nfm.layers`` holds their plain twin.
+"""The compiled loops of the layers; ``nfm.layers`` holds their plain twin.
+
+All but ``linear`` are batch norm, ReLU and dropout in training.
 
 Forwards, one sweep over [B, H] sums its columns and one writes the result; backwards, one sweep
 sums the gradient's columns and one takes out what flows through mean and variance. Column sums are
@@ -6,8 +8,9 @@ added up in float64, first over fixed pieces of the rows: so they depend neither
 the values from zero nor on the number of threads. Dropout's mask is a function of a seed and of an
 element's place, so it is never stored: the way back computes it again.
 
-Shapes: B = rows of the batch, H = columns; ``norm_4H`` holds the rows mean, weight * rstd, bias and
-rstd, where rstd = 1 / sqrt(var + eps): the result is (x - mean) * (weight * rstd) + bias.
+Shapes: B = rows of the batch, H = columns, O = outputs of a linear layer; ``norm_4H`` holds the
+rows mean, weight * rstd, bias and rstd, where rstd = 1 / sqrt(var + eps): the result is
+(x - mean) * (weight * rstd) + bias.
 """
 
 from typing import Any
@@ -82,6 +85,17 @@ def normaliser(
             running_mean_H[h] += momentum * (mean - running_mean_H[h])
             running_var_H[h] += momentum * (var * rows / (rows - 1) - running_var_H[h])
     return norm_4H
+
+
+@njit(nogil=True, fastmath=_FAST, cache=True)
+def linear(x_BH: Array, weight_OH: Array, bias_O: Array, out_BO: Array) -> None:
+    """A linear layer of few outputs, each row by itself; writes ``out_BO``."""
+    for b in range(len(x_BH)):
+        for o in range(len(bias_O)):
+            total = bias_O[o]
+            for h in range(x_BH.shape[1]):
+                total += x_BH[b, h] * weight_OH[o, h]
+            out_BO[b, o] = total
 
 
 @njit(parallel=True, nogil=True, fastmath=_FAST, cache=True)

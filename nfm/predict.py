@@ -1,57 +1,155 @@
 """From encoded rows to scores, with a loaded bundle, in Spark's workers."""
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
+import numba
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import torch
+from torch.nn import functional as F
 
-from conf.errors import DataError
+from conf.errors import ConfigError, DataError
 from conf.manifest import FieldSpec, Manifest
-from nfm.batch import Columns, assemble, field_of_slots
+from conf.schema import EXPLAINED
+from conf.scoring import Calibration
+from nfm.batch import Columns, assemble
 from nfm.bundle import Bundle, load_bundle
+from nfm.explain import EXPLANATION, explain
 from nfm.objective import Objective
 
-BATCH_ROWS = 16_384
+# Rows that are predicted at once: few enough that what is in between stays in the cache.
+BATCH_ROWS = 2048
+
+Array = npt.NDArray[Any]
 
 
-def predict_logits(bundle: Bundle, ids_BS: torch.Tensor, x_BS: torch.Tensor) -> npt.NDArray[Any]:
-    """The model's outputs (see ``nfm.objective``): float32 [B]."""
-    field_S = field_of_slots(bundle.manifest.fields)
-    with torch.inference_mode():
-        read = bundle.model.reads.read(bundle.table_VD, ids_BS, x_BS, field_S)
-        logits: npt.NDArray[Any] = bundle.model(*read).numpy()
+@dataclass(frozen=True)
+class Scorer:
+    """Scores encoded rows.
+
+    Attributes:
+        bundle: The model.
+        calibration: Whether scores are probabilities by a curve of the bundle.
+        explain: How many contributions to list for each row.
+    """
+
+    bundle: Bundle
+    calibration: Calibration
+    explain: int
+
+    def __call__(self, columns: Columns) -> dict[str, Any]:
+        """Score rows, batch by batch.
+
+        Args:
+            columns: Per field, as ``nfm.batch.assemble`` takes them.
+
+        Returns:
+            ``model_score``, the model's (see ``nfm.objective``), and ``score``, the same after
+            calibration: float64 [n]; with ``explain`` also ``explanation``, see ``nfm.explain``.
+        """
+        fields = self.bundle.manifest.fields
+        rows = len(columns[fields[0].name])
+        outputs, explanations = [np.empty(0, np.float32)], []
+        for start in range(0, rows, BATCH_ROWS):
+            batch = {f.name: columns[f.name][start : start + BATCH_ROWS] for f in fields}
+            ids, x = map(torch.from_numpy, assemble(batch, fields))
+            outputs.append(predict_logits(self.bundle, ids, x))
+            if self.explain:
+                explanations.append(_explain(self.bundle, ids, x, self.explain))
+        output = np.concatenate(outputs)
+        score = Objective.of(self.bundle.config, self.bundle.manifest).scores(output)
+        found = {"score": score, "model_score": score}
+        if self.calibration != "none":
+            found["score"] = self.bundle.scores.calibrate(self.calibration, output)
+        if self.explain:
+            found["explanation"] = pa.chunked_array(explanations, EXPLANATION).combine_chunks()
+        return found
+
+
+@functools.lru_cache(maxsize=1)
+def load_scorer(path: str, calibration: Calibration, explain: int) -> Scorer:
+    """The scorer of a Python worker of Spark; loaded once, without looking for damage.
+
+    Args:
+        path: Where this process finds the bundle.
+        calibration: See ``Scorer``.
+        explain: See ``Scorer``.
+
+    Raises:
+        ConfigError: The bundle cannot give that.
+    """
+    # Spark runs one task per core: a task that took more threads would slow the others.
+    torch.set_num_threads(1)
+    numba.set_num_threads(1)
+    bundle = load_bundle(path, check=False)
+    check_scorable(bundle, calibration, explain)
+    return Scorer(bundle, calibration, explain)
+
+
+def check_scorable(bundle: Bundle, calibration: Calibration, explain: int) -> None:
+    """Refuse what a bundle cannot give, whose task or model may be another than the config's.
+
+    Raises:
+        ConfigError: It has no curve, or its model's contributions are not known.
+    """
+    name = bundle.config.model.name
+    if calibration != "none" and bundle.scores.isotonic is None:
+        raise ConfigError(
+            f"score.calibration: bundle '{bundle.model_id}' has no {calibration} curve, as it was "
+            f"trained for a {bundle.config.task}; set it to none"
+        )
+    if explain and name not in EXPLAINED:
+        raise ConfigError(
+            f"score.explain: bundle '{bundle.model_id}' is of {name}, and contributions are known "
+            f"for {', '.join(EXPLAINED)} only; set it to 0"
+        )
+
+
+def predict_logits(bundle: Bundle, ids_BS: torch.Tensor, x_BS: torch.Tensor) -> Array:
+    """The model's outputs (see ``nfm.objective``): float32 [B].
+
+    To the last bit, that of a row depends neither on the rows beside it nor on the number of cores:
+    a served score is the one that was evaluated. BLAS adds up in an order that depends on how many
+    rows and threads there are, so it is always given as many rows, and one thread.
+    """
+    logits = np.empty(len(ids_BS), np.float32)
+    with torch.inference_mode(), _one_thread():
+        for start in range(0, len(ids_BS), BATCH_ROWS):
+            end = start + BATCH_ROWS
+            ids, x = _filled(ids_BS[start:end], x_BS[start:end])
+            block: Array = bundle.model(*bundle.read(bundle.model.reads, ids, x)).numpy()
+            logits[start:end] = block[: len(logits) - start]
     return logits
 
 
-def predict_scores(bundle: Bundle, columns: Columns) -> npt.NDArray[Any]:
-    """Scores of encoded columns (see ``nfm.objective``); float64 [n]."""
-    ids, x = assemble(columns, bundle.manifest.fields)
-    logits = predict_logits(bundle, torch.from_numpy(ids), torch.from_numpy(x))
-    return Objective.of(bundle.config, bundle.manifest).scores(logits)
+def _explain(
+    bundle: Bundle, ids_BS: torch.Tensor, x_BS: torch.Tensor, strongest: int
+) -> pa.ListArray:
+    with _one_thread():
+        return explain(bundle, *_filled(ids_BS, x_BS), strongest).slice(0, len(ids_BS))
 
 
-def score_columns(bundle_path: str, columns: dict[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    """Score encoded columns in a Python worker of Spark; batch by batch, to stay in the cache.
+def _filled(ids_BS: torch.Tensor, x_BS: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The rows of a block, and so many empty ones that it is full."""
+    lacking = BATCH_ROWS - len(ids_BS)
+    if not lacking:
+        return ids_BS, x_BS
+    return F.pad(ids_BS, (0, 0, 0, lacking)), F.pad(x_BS, (0, 0, 0, lacking))
 
-    Args:
-        bundle_path: Where this process finds the bundle; it is loaded once.
-        columns: Per field, as ``predict_scores`` takes them.
 
-    Returns:
-        Scores, float64 [n].
-    """
-    bundle = _load_once(bundle_path)
-    rows = len(columns[bundle.manifest.fields[0].name])
-    return np.concatenate(
-        [
-            predict_scores(
-                bundle, {name: c[start : start + BATCH_ROWS] for name, c in columns.items()}
-            )
-            for start in range(0, rows, BATCH_ROWS)
-        ]
-    )
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def check_vocabulary(bundle: Bundle, manifest: Manifest, features: str) -> None:
@@ -80,10 +178,3 @@ def check_vocabulary(bundle: Bundle, manifest: Manifest, features: str) -> None:
 
 def _range(field: FieldSpec) -> tuple[int, int, int]:
     return field.offset, field.cardinality, field.length
-
-
-@functools.lru_cache(maxsize=1)
-def _load_once(path: str) -> Bundle:
-    # Spark runs one task per core: a task that took more threads would slow the others.
-    torch.set_num_threads(1)
-    return load_bundle(path)

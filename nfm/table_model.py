@@ -9,7 +9,7 @@ from torch import nn
 from conf.manifest import FieldSpec
 from conf.training import ModelConfig
 from nfm.collectives import Alone, Collectives
-from nfm.layers import BatchNorm, HiddenLayer, NormActDropout
+from nfm.layers import BatchNorm, HiddenLayer, Linear, NormActDropout
 from nfm.lookup import Reading
 
 
@@ -71,19 +71,19 @@ class Layers:
         """The layer number ``depth`` of ``model.hidden``, on vectors of width ``inputs``."""
         outputs = self.config.hidden[depth]
         # Batch norm takes the mean away, and a bias with it.
-        linear = nn.Linear(inputs, outputs, bias=not self.normalised)
+        linear = Linear(inputs, outputs, bias=not self.normalised)
         activation, dropout = self.config.activation, self.config.dropouts[depth]
         return HiddenLayer(linear, self.after(outputs, f"norm.hidden{depth}", activation, dropout))
 
-    def mlp(self, inputs: int) -> tuple[nn.Sequential, nn.Linear]:
+    def mlp(self, inputs: int) -> tuple[nn.Sequential, Linear]:
         """All hidden layers, and the linear prediction [B, 1] without a bias that follows them."""
         widths = [inputs, *self.config.hidden]
         hidden = (self.hidden(width, depth) for depth, width in enumerate(widths[:-1]))
         return nn.Sequential(*hidden), prediction(widths[-1])
 
 
-def prediction(inputs: int) -> nn.Linear:
+def prediction(inputs: int) -> Linear:
     """The last layer, without a bias: the model has one of its own."""
-    made = nn.Linear(inputs, 1, bias=False)
+    made = Linear(inputs, 1, bias=False)
     nn.init.xavier_normal_(made.weight)
     return made

@@ -61,34 +61,14 @@ def _commit(root: str, schema: pa.Schema, manifest: PartitionManifest, before: s
     Raises:
         RunError: Another run did so since ``before``, or the log could not be written.
     """
-    ds, run_id, now = manifest.ds, manifest.run_id, int(time.time() * 1000)
-    adds = [
-        AddAction(
-            path=f"{DS}={ds}/{file.path}",
-            size=file.bytes,
-            partition_values={DS: ds},
-            modification_time=now,
-            data_change=True,
-            stats=json.dumps({"numRecords": file.rows}),
-        )
-        for file in manifest.files
-    ]
-    properties = CommitProperties(
-        custom_metadata={"nfm_run": run_id, "model_id": manifest.model_id},
-        # Two runs that publish the same day for the first time remove nothing of one another's;
-        # the day's transaction is what makes them conflict where there are no locks.
-        app_transactions=[
-            Transaction(_application(run_id, ds), 1),
-            Transaction(f"{DS}={ds}", 1),
-        ],
-    )
+    ds, adds, properties = manifest.ds, _adds(manifest), _properties(manifest)
     for left in reversed(range(_TRIES)):
         try:
             create_table_with_add_actions(
                 root, Schema.from_arrow(schema), [], mode="ignore", partition_by=[DS]
             )
             table = DeltaTable(root)
-            if _has(table, run_id, ds):  # in spite of an error
+            if _has(table, manifest.run_id, ds):  # in spite of an error
                 return
             if _active(table, ds) != before:
                 raise RunError(
@@ -110,6 +90,32 @@ def _commit(root: str, schema: pa.Schema, manifest: PartitionManifest, before: s
                 ) from None
         else:
             return
+
+
+def _adds(manifest: PartitionManifest) -> list[AddAction]:
+    now = int(time.time() * 1000)
+    return [
+        AddAction(
+            path=f"{DS}={manifest.ds}/{file.path}",
+            size=file.bytes,
+            partition_values={DS: manifest.ds},
+            modification_time=now,
+            data_change=True,
+            stats=json.dumps({"numRecords": file.rows}),
+        )
+        for file in manifest.files
+    ]
+
+
+def _properties(manifest: PartitionManifest) -> CommitProperties:
+    run = Transaction(_application(manifest.run_id, manifest.ds), 1)
+    # Two runs that publish a day for the first time remove nothing of one another's; where there
+    # are no locks, this one makes them conflict.
+    day = Transaction(f"{DS}={manifest.ds}", 1)
+    return CommitProperties(
+        custom_metadata={"nfm_run": manifest.run_id, "model_id": manifest.model_id},
+        app_transactions=[run, day],
+    )
 
 
 def _schema(file: str) -> pa.Schema:

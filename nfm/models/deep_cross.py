@@ -11,7 +11,7 @@ from torch import nn
 from conf.manifest import FieldSpec
 from conf.training import ModelConfig
 from nfm.field_lookup import FIELDS
-from nfm.layers import ACTIVATIONS
+from nfm.layers import ACTIVATIONS, Linear
 from nfm.table_model import Layers, TableModel, prediction
 
 
@@ -21,7 +21,7 @@ class ResidualUnit(nn.Module):
     def __init__(self, inputs: int, depth: int, layers: Layers) -> None:
         super().__init__()
         self.inner = layers.hidden(inputs, depth)
-        self.outer = nn.Linear(layers.config.hidden[depth], inputs)
+        self.outer = Linear(layers.config.hidden[depth], inputs)
         nn.init.xavier_normal_(self.outer.weight)
         nn.init.zeros_(self.outer.bias)
         self.activation = ACTIVATIONS[layers.config.activation]()

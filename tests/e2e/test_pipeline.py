@@ -15,7 +15,7 @@ from pyspark.sql import SparkSession
 from sklearn.metrics import roc_auc_score
 
 from conf.manifest import read_manifest
-from jobs import build_features, evaluate, pipeline, score, train
+from jobs import backfill, build_features, evaluate, lake, pipeline, score, train
 from nfm.bundle import load_bundle
 from nfm.epoch_plan import Block
 from nfm.objective import probability
@@ -286,7 +286,7 @@ def test_scoring_refuses_a_damaged_bundle(job: JobCaller, spoiled: Path) -> None
     before = snapshot(spoiled)
     for dry_run in ((), ("--dry-run",)):
         outcome = job(score, "--ds", DS, *dry_run)
-        assert (outcome.code, "is damaged" in outcome.err) == (3, True), outcome
+        assert (outcome.code, "is half-copied" in outcome.err) == (3, True), outcome
     assert snapshot(spoiled) == before
 
 
@@ -335,5 +335,40 @@ def test_scoring_refuses_a_bundle_with_a_changed_vocabulary(job: JobCaller, spoi
     pq.write_table(table.slice(0, table.num_rows - 1), path)
     before = snapshot(spoiled)
     outcome = job(score, "--ds", DS)
-    assert (outcome.code, "the files were changed" in outcome.err) == (3, True), outcome
+    assert (outcome.code, "copy it again" in outcome.err) == (3, True), outcome
     assert snapshot(spoiled) == before
+
+
+def test_a_backfill_goes_on_after_a_day_that_fails(job: JobCaller, spoiled: Path) -> None:
+    third, fourth = "2026-01-03", "2026-01-04"  # the fourth has no rows
+    write_raw(spoiled / f"tonight/ds={third}", raw_table(300, seed=1).drop_columns("clicked"))
+    before = snapshot(spoiled)
+    days = ("--from", DS, "--to", fourth, "--only-missing", "--parallel", "2")
+    plan = job(backfill, "--from", DS, "--to", third, "--only-missing", "--dry-run")
+    assert plan.code == 0, plan.err
+    assert plan.out.splitlines()[0] == f"skip: {DS} has scores"
+    assert plan.out.splitlines()[1].startswith("score: 300 rows of ")
+    assert snapshot(spoiled) == before
+    outcome = job(backfill, *days)
+    assert outcome.code == 3, outcome
+    assert "error: 1 of 3 days failed" in outcome.err
+    table = [line.split(maxsplit=3) for line in outcome.out.splitlines()[-3:]]
+    assert [(row[0], row[1]) for row in table] == [(DS, "-"), (third, "300"), (fourth, "-")]
+    assert [row[3] for row in table[:2]] == ["skipped: has scores", "published"]
+    assert table[2][3].startswith("failed: ")
+    old = f"{spoiled}/scores/ds={DS}/"
+    assert all(snapshot(spoiled)[path] == before[path] for path in before if path.startswith(old))
+    assert not list(spoiled.glob("scores/.*")) + list(spoiled.glob(f"scores/ds={fourth}"))
+    backfilled = scores_of(spoiled, third)
+    assert job(score, "--ds", third).code == 0
+    assert scores_of(spoiled, third) == backfilled
+    shown = job(lake, "show", "--ds", third)
+    assert shown.code == 0, shown.err
+    assert f"source            {spoiled}/tonight, 300 rows" in shown.out
+    assert job(lake, "show", "--ds", fourth).code == 3
+    assert job(lake, "vacuum").out == f"vacuum of {spoiled}/scores: 0 removed, 0 bytes\n"
+
+
+def scores_of(root: Path, ds: str) -> list[tuple[str, int, float]]:
+    rows = pq.read_table(root / f"scores/ds={ds}", partitioning=None).to_pylist()
+    return sorted((row["user"], row["item"], row["score"]) for row in rows)

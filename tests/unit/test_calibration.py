@@ -10,7 +10,6 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 from conf.cells import count_cells
-from conf.errors import ConfigError
 from nfm.calibration import ScoreReference
 from nfm.objective import Objective, probability
 from nfm.tally import Tally
@@ -40,7 +39,7 @@ def platt_by_sklearn(outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Each row twice, as a positive and as a negative, weighed by Platt's targets."""
     positives, negatives = labels.sum(), (1 - labels).sum()
     targets = np.where(labels == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
-    fitted = LogisticRegression(C=np.inf, tol=1e-12, solver="newton-cholesky").fit(
+    fitted = LogisticRegression(C=np.inf, tol=1e-10, max_iter=10_000).fit(
         np.tile(outputs.astype(np.float64), 2)[:, np.newaxis],
         np.repeat([1, 0], len(outputs)),
         sample_weight=np.concatenate([targets, 1 - targets]),
@@ -71,7 +70,7 @@ def test_curves_of_many_rows() -> None:
     reference = ScoreReference.of(Tally.of(outputs, labels), LOGISTIC)
     isotonic, platt = (reference.calibrate(kind, ASKED) for kind in ("isotonic", "platt"))
     np.testing.assert_allclose(isotonic, isotonic_by_sklearn(outputs, labels), atol=1e-12)
-    np.testing.assert_allclose(platt, platt_by_sklearn(outputs, labels), atol=1e-8)
+    np.testing.assert_allclose(platt, platt_by_sklearn(outputs, labels), atol=1e-7)
     assert reference.platt == pytest.approx([0.6, 0.3], abs=0.05), "what the labels were drawn by"
 
 
@@ -101,9 +100,3 @@ def test_scores_are_counted_row_by_row(objective: Objective) -> None:
     by_row = [next(iter(count_cells(objective.scores(outputs[i : i + 1])))) for i in range(5)]
     assert reference.cells == Counter(by_row)
     assert ScoreReference.from_json(reference.to_json()) == reference
-
-
-def test_a_regression_has_no_curves() -> None:
-    reference = ScoreReference.of(Tally.of([0.5], [0.4]), BOUNDED)
-    with pytest.raises(ConfigError, match="has no platt curve"):
-        reference.calibrate("platt", ASKED)
