@@ -24,6 +24,7 @@ from nfm.registry import (
     read_alias,
     resolve_bundle,
     roll_back,
+    still_there,
     trained_at,
 )
 
@@ -95,8 +96,7 @@ def _pass_gate(
             raise
         return None, f"forced, where no gate could be held ({error})"
     if not options.dry_run:
-        reports, plain = storage.filesystem(config.evaluate.path)
-        reports.makedirs(plain, exist_ok=True)
+        storage.make_directory(config.evaluate.path)
         storage.write_text(_report(config, gate.model_id), gate.model_dump_json(indent=1) + "\n")
     if gate.passed:
         return gate, "promoted"
@@ -113,9 +113,8 @@ def _pass_gate(
 def _roll_back(config: Config, options: argparse.Namespace) -> list[str]:
     models, alias = config.train.path, options.to
     if options.dry_run:
-        named = read_alias(models, alias)
-        earlier = [promotion.model_id for promotion in named.earlier] if named else []
-        return [f"{alias}: would go back to {', then '.join(earlier) or 'nothing: none before'}"]
+        names = [promotion.model_id for promotion in still_there(models, read_alias(models, alias))]
+        return [f"{alias}: would go back to {', then '.join(names) or 'nothing: none before'}"]
     named = roll_back(models, alias)
     return [f"{alias}: {named.model_id}, {named.reason}"]
 

@@ -177,11 +177,17 @@ def promote(models: str, alias: str, promotion: Promotion, before: str | None) -
         _write(models, alias, promotion, earlier[:_KEPT])
 
 
+def still_there(models: str, alias: Alias | None) -> list[Promotion]:
+    """What an alias could go back to, the newest first: bundles that are gone are passed over."""
+    past = alias.earlier if alias else []
+    return [one for one in past if _is_there(f"{models}/{one.model_id}")]
+
+
 def roll_back(models: str, alias: str) -> Alias:
     """Have an alias name the bundle that it named before this one; again, the one before that.
 
     Returns:
-        What it names now; bundles that are gone are passed over.
+        What it names now.
 
     Raises:
         ConfigError: It named none before that is still there.
@@ -189,8 +195,7 @@ def roll_back(models: str, alias: str) -> Alias:
     """
     with storage.only_run(_path(models, alias)):
         found = read_alias(models, alias)
-        past = found.earlier if found else []
-        there = [one for one in past if _is_there(f"{models}/{one.model_id}")]
+        there = still_there(models, found)
         if found is None or not there:
             raise ConfigError(
                 f"'{alias}' named no bundle before this one that is still in '{models}': there "
