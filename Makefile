@@ -43,7 +43,7 @@ demo: data ## Run the whole pipeline on MovieLens-100K: features, training, scor
 test: $(READY) ## Run the tests
 	$(PY) -m pytest -q --durations=10 $(T)
 
-test-airflow: data ## Run nights of the Airflow DAG on MovieLens-100K, in .venv-airflow: 10 minutes
+test-airflow: data ## Run nights of the Airflow DAG on MovieLens-100K, in .venv-airflow: 15 minutes
 	@tools/airflow.sh
 	$(PY) -m pytest -q tests/airflow
 
