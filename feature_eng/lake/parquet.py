@@ -53,7 +53,7 @@ def read(
     while manifest is not None:
         try:
             return use(_frame(spark, config, manifest))
-        except Exception:
+        except Exception:  # of whatever `use` makes of a file that is gone: nothing is swallowed
             earlier, manifest = manifest, manifest_of(config, ds)
             if manifest == earlier:
                 raise
