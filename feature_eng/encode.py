@@ -13,8 +13,8 @@ from pyspark.sql import functions as F
 
 from conf.manifest import MISSING, PADDING, UNKNOWN, FieldSpec
 from feature_eng.chunks import Packed, codes_of, places, read_rows
-from feature_eng.raw import hashed_id, unknown_name
-from feature_eng.value_index import NOT_KNOWN, ValueIndex
+from feature_eng.raw import hashed_id
+from feature_eng.value_index import ValueIndex
 from feature_eng.vocabulary import Vocabulary
 from feature_eng.workers import Batches
 
@@ -135,7 +135,8 @@ def encode_rows(
     """Encode canonical rows, as ``encoded_chunks`` does.
 
     Args:
-        rows: Canonical columns, and ``unknown_column`` of fields with several ids for the unknown.
+        rows: Canonical columns, in which the hash of a value stands for it where a field has a
+            vocabulary.
         fields: How each was fitted.
         indices: The known values of each field with a vocabulary.
     """
@@ -146,26 +147,17 @@ def _found(rows: pa.Table, field: FieldSpec, indices: Mapping[str, ValueIndex]) 
     """The ids of a field's values, padded: int32 [n, L]."""
     if not field.has_vocabulary:
         return None
-    column = rows[field.name].combine_chunks()
-    several = field.oov_buckets > 1
-    unknown = rows[unknown_name(field)].combine_chunks() if several else None
+    column, index = rows[field.name].combine_chunks(), indices[field.name]
     if field.kind == "categorical":
-        ids = _known_or(indices[field.name].find(column), unknown)
+        ids = index.find(column.fill_null(0).to_numpy(), field.oov_buckets)
         ids[column.is_null().to_numpy(zero_copy_only=False)] = PADDING
         return ids.reshape(-1, 1)
     row, place = places(column)
     kept = place < field.length
-    ids = indices[field.name].find(pc.list_flatten(column))
-    ids = _known_or(ids, None if unknown is None else pc.list_flatten(unknown))
+    ids = index.find(pc.list_flatten(column).to_numpy(), field.oov_buckets)
     ids_nL = np.full((len(column), field.length), PADDING, np.int32)
     ids_nL[row[kept], place[kept]] = ids[kept]
     return ids_nL
-
-
-def _known_or(ids: Array, unknown: pa.Array | None) -> Array:
-    """Ids, where a value that is not known has that by its hash, or the one for all."""
-    instead = UNKNOWN if unknown is None else unknown.fill_null(UNKNOWN).to_numpy()
-    return np.where(ids == NOT_KNOWN, instead, ids).astype(np.int32, copy=False)
 
 
 def _ids(rows: pa.Table, field: FieldSpec, by_code: Mapping[str, Array]) -> Array | None:

@@ -153,29 +153,14 @@ def absent_column(field: FieldSpec) -> Column:
     )
 
 
+def value_hash(value: Column, seed: int) -> Column:
+    """The 64 bits by which a value is found, or null is: those of the seed."""
+    return F.xxhash64(F.lit(seed), value)
+
+
 def hashed_id(value: Column, buckets: int, seed: int) -> Column:
     """The id of a value by its hash: one of so many, from ``UNKNOWN`` on."""
-    return (UNKNOWN + F.pmod(F.xxhash64(F.lit(seed), value), F.lit(buckets))).cast("int")
-
-
-def unknown_name(field: FieldSpec) -> str:
-    """The column of ``unknown_column``."""
-    return f"_unknown_{field.name}"
-
-
-def unknown_column(field: FieldSpec) -> Column:
-    """Of a field of canonical rows, the ids that its values have if they are not known."""
-    value = F.col(quoted(field.name))
-
-    def hashed(one: Column) -> Column:
-        return hashed_id(one, field.oov_buckets, field.seed)
-
-    ids = (
-        F.transform(value, lambda one: hashed(one))
-        if field.kind == "multi_valued"
-        else hashed(value)
-    )
-    return ids.alias(unknown_name(field))
+    return (UNKNOWN + F.pmod(value_hash(value, seed), F.lit(buckets))).cast("int")
 
 
 def _transformed(value: Column, field: FieldSpec) -> Column:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import to_arrow_schema
@@ -20,7 +20,6 @@ from conf.errors import DataError
 from conf.manifest import FieldSpec
 from conf.partition import ScoreFile
 from conf.scoring import EXPLANATION, MODEL_ID, SCORE, SCORED_AT, ScoreConfig
-from conf.vocabulary import value_ids
 from feature_eng.encode import encode_rows
 from feature_eng.raw import (
     KEYS,
@@ -28,13 +27,15 @@ from feature_eng.raw import (
     field_column,
     has_source,
     key_columns,
+    quoted,
     read_raw,
     rows_of_days,
-    unknown_column,
+    value_hash,
 )
 from feature_eng.scored_files import WRITTEN, Block, Found, ScoreWriter, write_file
 from feature_eng.shipped import Shipped
 from feature_eng.value_index import ValueIndex
+from feature_eng.vocabulary import Vocabulary, by_name
 from feature_eng.workers import in_worker
 
 _EXPLANATION = pa.list_(
@@ -58,7 +59,10 @@ def canonical_score_rows(
     kept: Iterable[str],
     optional: Collection[str] = (),
 ) -> DataFrame:
-    """Fields in canonical types, what looking them up needs, and the kept columns as one struct.
+    """Fields in canonical types or by their hash, and the kept columns as one struct.
+
+    The values of a field with a vocabulary stay where they are: what travels to the Python workers
+    is their ``value_hash``.
 
     Args:
         raw: The table.
@@ -76,8 +80,19 @@ def canonical_score_rows(
         for field in fields
     ]
     rows = raw.select(*columns, key_columns(raw, kept))
-    several = [field for field in fields if field.has_vocabulary and field.oov_buckets > 1]
-    return rows.select("*", *map(unknown_column, several))
+    return rows.select(*map(_by_hash, fields), KEYS)
+
+
+def _by_hash(field: FieldSpec) -> Column:
+    """A canonical column, or its values' hashes where there is a vocabulary; null stays null."""
+    value = F.col(quoted(field.name))
+    if not field.has_vocabulary:
+        return value
+    if field.kind == "multi_valued":
+        hashes = F.transform(value, lambda one: value_hash(one, field.seed))
+    else:
+        hashes = F.when(value.isNotNull(), value_hash(value, field.seed))
+    return hashes.alias(field.name)
 
 
 def kept_columns(rows: DataFrame) -> T.StructType:
@@ -116,18 +131,38 @@ def _nulls(rows: pa.Table, fields: Iterable[FieldSpec]) -> dict[str, npt.NDArray
     return {f.name: rows[f.name].is_null().to_numpy() for f in fields if f.kind == "numeric"}
 
 
-def write_indices(bundle: str, fields: Sequence[FieldSpec], directory: str) -> None:
-    """Write the known values of a bundle's fields so that a worker can look values up."""
-    names = [field.name for field in fields if field.has_vocabulary]
-    for name in names:
-        # Those with small ids are frequent: they come to lie side by side.
-        known = value_ids(bundle, name).sort_by("id")
-        ValueIndex.of(known["value"], known["id"]).save(f"{directory}/{name}")
+def write_indices(vocabulary: Vocabulary, fields: Sequence[FieldSpec], directory: str) -> None:
+    """Write the known values of a bundle's fields so that a worker can look values up.
+
+    Raises:
+        DataError: Two values of a field have the same hash.
+    """
+    known = [field for field in fields if field.has_vocabulary]
+    if not known:
+        return
+    found = {
+        field.name: F.struct(
+            F.lit(number).alias("field"), value_hash(F.col("value"), field.seed).alias("hash")
+        )
+        for number, field in enumerate(known)
+    }
+    entries = vocabulary.entries.select(by_name(F.col("field"), found).alias("found"), "id")
+    table = entries.select("found.field", "found.hash", "id").toArrow()
+    numbers, hashes, ids = (table[name].to_numpy() for name in ("field", "hash", "id"))
+    for number, field in enumerate(known):
+        mine = numbers == number
+        index = ValueIndex.of(hashes[mine], ids[mine])
+        if len(index) < np.count_nonzero(mine):
+            raise DataError(
+                f"two known values of field '{field.name}' have the same 64-bit hash: set its seed "
+                f"to another number than {field.seed}, build the features again and train"
+            )
+        index.save(f"{directory}/{field.name}.npy")
 
 
 @functools.lru_cache(maxsize=2)  # users and items may have one each
 def _load_indices(directory: str, names: tuple[str, ...]) -> Mapping[str, ValueIndex]:
-    return {name: ValueIndex.load(f"{directory}/{name}") for name in names}
+    return {name: ValueIndex.load(f"{directory}/{name}.npy") for name in names}
 
 
 def scores_schema(kept: T.StructType, *, explained: bool) -> pa.Schema:

@@ -71,7 +71,7 @@ def fit_vocabulary(
     order = Window.partitionBy("field").orderBy(F.desc("count"), "value")
     new = (
         (counts.join(base.entries, ["field", "value"], "left_anti") if base else counts)
-        .withColumn("of", _by_name(F.col("field"), limits))
+        .withColumn("of", by_name(F.col("field"), limits))
         .where(F.col("count") >= F.col("of.min_count"))
         .withColumn("rank", F.row_number().over(order))
         .where(F.col("rank") <= F.col("of.room"))
@@ -105,7 +105,8 @@ def _add_up(dictionaries: DataFrame) -> DataFrame:
     )
 
 
-def _by_name(field: Column, choices: dict[str, Column]) -> Column:
+def by_name(field: Column, choices: dict[str, Column]) -> Column:
+    """What the name of a field chooses; null for others."""
     (first, chosen), *others = choices.items()
     column = F.when(field == first, chosen)
     for name, choice in others:

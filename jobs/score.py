@@ -37,7 +37,6 @@ from feature_eng.scoring import (
     score_rows,
     scores_schema,
 )
-from feature_eng.vocabulary import read_vocabulary
 from jobs.cli import Stage, day, main, parser
 from jobs.serving import Served, served
 from jobs.session import spark_session
@@ -77,10 +76,9 @@ def run(config: Config, options: argparse.Namespace) -> Stage:
     bundle = load_bundle(path)
     check_scorable(bundle, config.score.calibration, config.score.explain)
     spark = spark_session(config.spark)
-    read_vocabulary(spark, path, bundle.manifest.vocabulary_fingerprint)
     work = _work(spark, config, bundle, options)
     run_id = run_name(options.run_id)
-    model = served(spark, path, bundle.manifest.fields)
+    model = served(spark, path, bundle.manifest)
     with publication(spark, config.score, options.ds, run_id) as published:
         now = datetime.now(UTC)
         writer = ScoreWriter(

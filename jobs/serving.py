@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import pyarrow as pa
 from pyspark.sql import SparkSession
 
-from conf.manifest import FieldSpec
+from conf.manifest import FieldSpec, Manifest
 from conf.scoring import Calibration
 from feature_eng.candidates import PairEncoder, save_items
 from feature_eng.scoring import Encoder, write_indices
 from feature_eng.shipped import Shipped, lasting_directory, local_copy, ship
+from feature_eng.vocabulary import read_vocabulary
 from nfm.predict import Scorer, load_scorer
 
 # By application and bundle, which never changes: days of a backfill share one.
@@ -52,19 +53,23 @@ class Served:
         return PairEncoder(users, of_items, ship(spark, directory))
 
 
-def served(spark: SparkSession, bundle: str, fields: Sequence[FieldSpec]) -> Served:
+def served(spark: SparkSession, path: str, manifest: Manifest) -> Served:
     """Bring a bundle to all machines.
 
     Args:
         spark: The session.
-        bundle: Where it is.
-        fields: How it encodes rows.
+        path: Where it is.
+        manifest: Of its features.
+
+    Raises:
+        DataError: Its vocabulary is not the one that it was trained with.
     """
-    key = str(spark.sparkContext.applicationId), bundle
+    key = str(spark.sparkContext.applicationId), path
     if key not in _SERVED:
-        local, values = local_copy(bundle), lasting_directory()
-        write_indices(local, fields, values)
-        _SERVED[key] = Served(ship(spark, local), ship(spark, values))
+        vocabulary = read_vocabulary(spark, path, manifest.vocabulary_fingerprint)
+        values = lasting_directory()
+        write_indices(vocabulary, manifest.fields, values)
+        _SERVED[key] = Served(ship(spark, local_copy(path)), ship(spark, values))
     return _SERVED[key]
 
 

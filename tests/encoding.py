@@ -15,7 +15,7 @@ from feature_eng.raw import SPLIT
 from feature_eng.scored_files import ScoreWriter
 from feature_eng.scoring import Encoder, kept_columns, scores_schema, write_indices
 from feature_eng.shipped import Shipped
-from feature_eng.vocabulary import Vocabulary
+from feature_eng.vocabulary import Vocabulary, read_vocabulary
 
 
 def dictionaries(rows: DataFrame, fields: Sequence[FieldSpec], directory: Path) -> DataFrame:
@@ -51,7 +51,8 @@ def score_writer(
     indices = directory.with_name(f"_{directory.name[:2]}")  # Spark does not look there
     directory.mkdir()
     indices.mkdir()
-    write_indices(features, manifest.fields, str(indices))
+    vocabulary = read_vocabulary(rows.sparkSession, features)
+    write_indices(vocabulary, manifest.fields, str(indices))
     return ScoreWriter(
         encode=Encoder(manifest.fields, Shipped(str(indices), shared=True)),
         fields=manifest.fields,

@@ -16,6 +16,7 @@ from feature_eng.build import build_features
 from feature_eng.candidates import PairEncoder, find_candidates, save_items
 from feature_eng.scoring import Encoder, rows_of_day, write_indices
 from feature_eng.shipped import Shipped
+from feature_eng.vocabulary import read_vocabulary
 from tests.data import DS, make_config, raw_table, write_raw
 
 OF_USERS, OF_ITEMS = ["user", "device", "age"], ["item", "price", "tags"]
@@ -45,7 +46,8 @@ def test_every_pair_that_was_not_seen(
     found = find_candidates(raw, config.score, manifest.fields, manifest.keys)
     assert [field.name for field in found.user_fields] == OF_USERS
     assert [field.name for field in found.item_fields] == OF_ITEMS
-    write_indices(config.features.path, manifest.fields, str(tmp_path))
+    vocabulary = read_vocabulary(spark, config.features.path)
+    write_indices(vocabulary, manifest.fields, str(tmp_path))
     save_items(found.items, str(tmp_path))
     shipped = Shipped(str(tmp_path), shared=True)
     encoder = PairEncoder(

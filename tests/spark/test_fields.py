@@ -14,8 +14,7 @@ from conf.schema import Config
 from feature_eng.build import canonical_rows
 from feature_eng.fields import fitted_specs, unfitted_specs
 from feature_eng.profile import profile_rows
-from feature_eng.raw import field_column
-from feature_eng.scoring import canonical_score_rows
+from feature_eng.raw import field_column, key_columns
 from feature_eng.vocabulary import fit_vocabulary, measured
 from tests.data import settings
 from tests.encoding import dictionaries, encode
@@ -76,8 +75,8 @@ def encoded(
     vocabulary = measured(fit_vocabulary(entries, config.fields))
     profile = profile_rows(rows, config)
     specs = fitted_specs(unfitted, config.fields, profile, vocabulary.sizes)
-    keyed = canonical_score_rows(raw, specs, ["row"])
-    found = encode(keyed, specs, vocabulary, tmp_path / "scored")
+    all_rows = raw.select(*(field_column(raw, spec) for spec in specs), key_columns(raw, ["row"]))
+    found = encode(all_rows, specs, vocabulary, tmp_path / "scored")
     found.sort(key=lambda row: int(row["_keys"]["row"]))
     return {spec.name: [row[spec.name] for row in found] for spec in specs}, specs
 
