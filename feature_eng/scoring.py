@@ -38,6 +38,7 @@ from feature_eng.value_index import ValueIndex
 from feature_eng.vocabulary import Vocabulary, by_name
 from feature_eng.workers import in_worker
 
+_SORTED_ROWS = 1 << 24  # 128 MB of hashes
 _EXPLANATION = pa.list_(
     pa.struct([("first", pa.string()), ("second", pa.string()), ("contribution", pa.float64())])
 )
@@ -204,9 +205,22 @@ def score_rows(rows: DataFrame, writer: ScoreWriter) -> tuple[list[ScoreFile], F
     return files, found
 
 
-def count_duplicates(spark: SparkSession, files: Iterable[str], keys: Sequence[str]) -> int:
-    """Rows of scores whose keys, by their 64-bit hash, an earlier row has."""
-    hashes = spark.read.parquet(*files).select(F.xxhash64(*keys).alias("keys"))
-    counted = hashes.groupBy("keys").count().agg(F.sum(F.col("count") - 1)).head()
-    assert counted
-    return int(counted[0] or 0)
+def count_duplicates(
+    spark: SparkSession, directory: str, files: Sequence[ScoreFile], keys: Sequence[str]
+) -> int:
+    """Rows of scores whose keys, by their 64-bit hash, an earlier row has.
+
+    Sorted on the driver, for a shuffle takes ten times as long; so many at a time as it can hold.
+    """
+    hashes = spark.read.parquet(*(f"{directory}/{file.path}" for file in files)).select(
+        F.xxhash64(*keys).alias("keys")
+    )
+    parts = 1 + sum(file.rows for file in files) // _SORTED_ROWS
+    return sum(
+        _repeated(hashes.where(F.pmod("keys", F.lit(parts)) == part)) for part in range(parts)
+    )
+
+
+def _repeated(hashes: DataFrame) -> int:
+    found = np.sort(hashes.toArrow()["keys"].to_numpy())
+    return int(np.count_nonzero(found[1:] == found[:-1]))

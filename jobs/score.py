@@ -193,8 +193,7 @@ def _check(
         from_pairs(before.score_cells) if before else None,
     )
     if gates.duplicate_keys != "ignore":
-        paths = [f"{directory}/{file.path}" for file in files]
-        duplicates = count_duplicates(spark, paths, keys)
+        duplicates = count_duplicates(spark, directory, files, keys)
         checks.append(check_keys(gates.duplicate_keys, duplicates, keys))
     return checks
 

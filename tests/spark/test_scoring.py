@@ -15,6 +15,7 @@ from pyspark.sql import DataFrame, SparkSession
 from conf.cells import count_cells
 from conf.errors import DataError
 from conf.manifest import Manifest
+from conf.partition import ScoreFile
 from conf.schema import SPLITS, Config
 from conf.vocabulary import value_ids
 from feature_eng.build import build_features
@@ -182,11 +183,16 @@ def test_scoring_encodes_as_the_build_did(
     assert by_row[0] == by_row[1]
 
 
-def test_duplicate_keys_are_counted(spark: SparkSession, tmp_path: Path) -> None:
+@pytest.mark.parametrize("held", [1 << 24, 2])
+def test_duplicate_keys_are_counted(
+    spark: SparkSession, tmp_path: Path, held: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("feature_eng.scoring._SORTED_ROWS", held)
     table = pa.table({"user": ["a", "a", "b", "a"], "item": [1, 1, 1, 2], "score": [0.1] * 4})
     pq.write_table(table, tmp_path / "part.parquet")
-    assert count_duplicates(spark, [f"{tmp_path}/part.parquet"], ["user", "item"]) == 1
-    assert count_duplicates(spark, [f"{tmp_path}/part.parquet"], ["user"]) == 2
+    files = [ScoreFile(path="part.parquet", rows=4, bytes=0)]
+    assert count_duplicates(spark, str(tmp_path), files, ["user", "item"]) == 1
+    assert count_duplicates(spark, str(tmp_path), files, ["user"]) == 2
 
 
 def test_a_field_may_be_optional(spark: SparkSession, built: Built) -> None:
