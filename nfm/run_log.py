@@ -5,8 +5,6 @@ import logging
 import time
 from pathlib import Path
 
-from torch.utils.tensorboard import SummaryWriter
-
 METRICS, PROGRESS = "metrics.jsonl", "progress.json"
 
 _PROGRESS_EVERY_S = 0.2
@@ -26,6 +24,9 @@ class RunLog:
     def __init__(self, directory: Path) -> None:
         self._metrics = directory / METRICS
         self._progress = directory / PROGRESS
+        # Here, for its import takes half a second of every worker, and one alone writes.
+        from torch.utils.tensorboard import SummaryWriter
+
         self._events = SummaryWriter(str(directory / "tensorboard"))
         self._next_progress = 0.0
 
