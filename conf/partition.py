@@ -6,6 +6,7 @@ It is the last file of a partition: what it does not name is not part of it.
 import json
 from typing import Literal
 
+import pyarrow as pa
 from pydantic import Field, ValidationError
 
 from conf import storage
@@ -13,6 +14,10 @@ from conf.errors import DataError
 from conf.manifest import CheckResult, SourceSpec
 from conf.section import Section
 
+# Of a row: the contributions of fields and of pairs of fields; `second` is null for one field.
+EXPLANATION_TYPE = pa.list_(
+    pa.struct([("first", pa.string()), ("second", pa.string()), ("contribution", pa.float64())])
+)
 FILE_NAME = "_manifest.json"  # Spark ignores names with an underscore
 SCHEMA_VERSION: Literal[1] = 1
 

@@ -80,4 +80,7 @@ def _default(info: Any, is_section: bool) -> str:
         return "required"
     if info.default is None:
         return "none"
-    return "" if is_section else f"`{info.default}`"
+    if not is_section:
+        return f"`{info.default}`"
+    values = info.default.model_dump(exclude_unset=True) if info.default else {}
+    return ", ".join(f"`{key}: {value}`" for key, value in values.items())

@@ -51,10 +51,11 @@ class GatesConfig(Section):
     )
     yesterday_drift: Limits = Field(
         Limits(warn=0.1, fail=0.5),
-        description="The same against the partition of the day before, if there is one.",
+        description="The same against the newest partition of the seven days before.",
     )
     constant_share: Limits = Field(
-        Limits(warn=0.5, fail=0.99), description="Share of rows with the most frequent score."
+        Limits(warn=0.5, fail=0.99),
+        description="Share of rows with the most frequent score, from 100 rows on.",
     )
 
 
@@ -72,7 +73,9 @@ class CandidatesConfig(Section):
         description="Columns of the items that name one."
     )
     seen: RawConfig | None = Field(
-        None, description="Rows with the columns of user and item: pairs to leave out."
+        None,
+        description="Rows with the columns of user and item: pairs to leave out. Where they have "
+        "its ds_column, those of later days do not count.",
     )
 
 
@@ -92,8 +95,8 @@ class ScoreConfig(Section):
     )
     optional: list[str] = Field(
         [],
-        description="Fields that score.raw may lack the column of: its rows have no value then, "
-        "and the gates warn.",
+        description="Fields that score.raw may lack the column of: its rows have no value then. "
+        "Of these missing_share only warns.",
     )
     columns: list[str] = Field([], description="Raw columns that the scores keep beside the keys.")
     top_k: Positive | None = Field(

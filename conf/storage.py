@@ -45,13 +45,18 @@ def read_text(path: str) -> str:
 
 
 def write_text(path: str, text: str) -> None:
-    """Write a UTF-8 file under a temporary name, then rename: a reader sees it whole."""
+    """Write a UTF-8 file so that a reader sees it whole.
+
+    Under a temporary name, then renamed; an object of a store appears whole by itself.
+    """
     fs, plain = filesystem(path)
     parent, _, name = plain.rpartition("/")
-    temporary = f"{parent}/.{name}.{uuid.uuid4().hex[:8]}"
-    with fs.open(temporary, "w", encoding="utf-8") as file:
+    whole = isinstance(fs, AsyncFileSystem)
+    written = plain if whole else f"{parent}/.{name}.{uuid.uuid4().hex[:8]}"
+    with fs.open(written, "w", encoding="utf-8") as file:
         file.write(text)
-    fs.mv(temporary, plain)
+    if not whole:
+        fs.mv(written, plain)
 
 
 def absolute(path: str) -> str:
@@ -91,20 +96,26 @@ def move_files(source: str, target: str, names: Iterable[str]) -> None:
             fs.mv(f"{plain}/{name}", f"{place}/{name}")
 
 
-def move_directory(fs: Any, source: str, target: str) -> None:
+def move_directory(fs: Any, source: str, target: str, proof: str) -> None:
     """Give a directory another name, where there is none of that name.
 
-    An object store has no directories: there every file is copied, then every original removed.
+    An object store has no directories: there every file is copied, then every original removed. A
+    run may be killed at any moment of it, so the proof comes last and goes first: a directory that
+    holds it is whole.
     """
     if isinstance(fs, AsyncFileSystem):
-        _move_objects(fs, fs.find(source), source, target)
+        files = fs.find(source)
+        _move_objects(fs, sorted(files, key=f"{source}/{proof}".__eq__), source, target)
     else:
         fs.mv(source, target, recursive=True)
 
 
 def _move_objects(fs: AsyncFileSystem, files: list[str], source: str, target: str) -> None:
-    fs.copy(files, [target + file.removeprefix(source) for file in files], on_error="raise")
-    fs.rm(files)
+    *others, last = files
+    for some in filter(None, (others, [last])):
+        fs.copy(some, [target + file.removeprefix(source) for file in some], on_error="raise")
+    for some in filter(None, ([last], others)):
+        fs.rm(some)
 
 
 @contextmanager
@@ -162,18 +173,34 @@ def replacing(final: str, *, overwrite: bool, proof: str) -> Callable[[str], Non
     """
     fs, target = filesystem(final)
     refuse_existing(final, overwrite=overwrite, proof=proof)
-    before = _version(fs, f"{target}/{proof}")
+    refuse_other_run = unless_published(final, proof)
 
     def publish(staging: str) -> None:
+        refuse_other_run()
+        refuse_existing(final, overwrite=overwrite, proof=proof)
+        _replace(fs, filesystem(staging)[1], target, proof)
+
+    return publish
+
+
+def unless_published(final: str, proof: str) -> Callable[[], None]:
+    """Look at what is published; the result raises ``RunError`` if another run published since."""
+    fs, target = filesystem(final)
+    before = _version(fs, f"{target}/{proof}")
+
+    def refuse_other_run() -> None:
         if _version(fs, f"{target}/{proof}") not in (before, None):
             raise RunError(
                 f"another run published '{final}' meanwhile: that one stays, and nothing of "
                 f"this one was published; run again if it is to be replaced"
             )
-        refuse_existing(final, overwrite=overwrite, proof=proof)
-        _replace(fs, filesystem(staging)[1], target)
 
-    return publish
+    return refuse_other_run
+
+
+def has_directories(path: str) -> bool:
+    """Whether a directory can be given another name, which an object store cannot do."""
+    return not isinstance(filesystem(path)[0], AsyncFileSystem)
 
 
 def only_run(final: str) -> AbstractContextManager[bool]:
@@ -199,7 +226,7 @@ def _clear_after_killed_runs(fs: LocalFileSystem, target: str) -> None:
     parent, _, name = target.rpartition("/")
     for left in sorted(hidden_directories(parent).get(name, ())):
         if is_retired(left) and not fs.exists(target):
-            move_directory(fs, left, target)
+            fs.mv(left, target, recursive=True)
         else:
             shutil.rmtree(left, ignore_errors=True)
 
@@ -241,7 +268,7 @@ def refuse_existing(final: str, *, overwrite: bool, proof: str) -> None:
         )
 
 
-def _replace(fs: Any, staging: str, target: str) -> None:
+def _replace(fs: Any, staging: str, target: str, proof: str) -> None:
     """Move ``staging`` to ``target``; an older target ends up under the name of ``staging``."""
     if isinstance(fs, LocalFileSystem):
         try:
@@ -250,11 +277,11 @@ def _replace(fs: Any, staging: str, target: str) -> None:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
             if not _exchange(staging, target):
-                _replace_by_two_renames(fs, staging, target)
+                _replace_by_two_renames(fs, staging, target, proof)
     elif fs.exists(target):
-        _replace_by_two_renames(fs, staging, target)
+        _replace_by_two_renames(fs, staging, target, proof)
     else:
-        move_directory(fs, staging, target)
+        move_directory(fs, staging, target, proof)
 
 
 def _exchange(one: str, other: str) -> bool:
@@ -265,14 +292,14 @@ def _exchange(one: str, other: str) -> bool:
     return bool(renameat2 and renameat2(at_cwd, paths[0], at_cwd, paths[1], rename_exchange) == 0)
 
 
-def _replace_by_two_renames(fs: Any, staging: str, target: str) -> None:
+def _replace_by_two_renames(fs: Any, staging: str, target: str, proof: str) -> None:
     """Without an atomic swap: for a moment there is no target, but never a lost one."""
     retired = staging.replace(".staging-", ".retired-")
     try:
-        move_directory(fs, target, retired)
-        move_directory(fs, staging, target)
+        move_directory(fs, target, retired, proof)
+        move_directory(fs, staging, target, proof)
     except BaseException:
         if fs.exists(retired) and not fs.exists(target):
-            move_directory(fs, retired, target)
+            move_directory(fs, retired, target, proof)
         raise
     fs.rm(retired, recursive=True)

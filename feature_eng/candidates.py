@@ -20,7 +20,7 @@ from pyspark.sql import types as T
 from conf.errors import ConfigError, DataError
 from conf.manifest import FieldSpec
 from conf.scoring import CandidatesConfig, ScoreConfig
-from feature_eng.raw import KEYS, has_source, named_column, read_raw
+from feature_eng.raw import KEYS, has_source, named_column, quoted, read_raw, rows_of_days
 from feature_eng.scored_files import Block
 from feature_eng.scoring import Encoder, canonical_score_rows, kept_columns, kept_values
 from feature_eng.shipped import Shipped
@@ -55,7 +55,7 @@ class Candidates(NamedTuple):
 
 
 def find_candidates(
-    raw: DataFrame, config: ScoreConfig, fields: Sequence[FieldSpec], keys: Sequence[str]
+    raw: DataFrame, config: ScoreConfig, fields: Sequence[FieldSpec], keys: Sequence[str], ds: str
 ) -> Candidates:
     """Bring users, items and what was seen together, without pairing them.
 
@@ -64,6 +64,7 @@ def find_candidates(
         config: Names the other tables.
         fields: How each field was fitted.
         keys: Of the scores: columns of users or items.
+        ds: The day; what is seen later is not seen yet.
 
     Raises:
         ConfigError: The configuration says nothing of candidates, or a table is not there.
@@ -91,7 +92,7 @@ def find_candidates(
     found = item_rows.toArrow().combine_chunks()
     if len(found) == 0:
         raise DataError(f"'{wanted.items.name}' has no rows: there is nothing to pair users with")
-    user_rows = _with_seen(user_rows, wanted, found)
+    user_rows = _with_seen(user_rows, wanted, found, ds)
     counted = user_rows.agg(
         F.count(F.lit(1)).alias("users"), F.sum(F.size(_SEEN).cast("bigint")).alias("seen")
     ).head()
@@ -103,12 +104,13 @@ def find_candidates(
 
 
 def _each_once(table: DataFrame, names: list[str], wanted_by: str) -> DataFrame:
-    for name in names:
-        named_column(table, name, wanted_by)
-    return table.dropDuplicates(names)
+    """One row of each, always the same one: that with the least hash."""
+    columns = [named_column(table, name, wanted_by) for name in names]
+    one = F.min_by(F.struct("*"), F.xxhash64("*")).alias("one")
+    return table.groupBy(*columns).agg(one).select("one.*")
 
 
-def _with_seen(users: DataFrame, wanted: CandidatesConfig, items: pa.Table) -> DataFrame:
+def _with_seen(users: DataFrame, wanted: CandidatesConfig, items: pa.Table, ds: str) -> DataFrame:
     """The users with the numbers of the items that each has seen: ``_seen array<int>``."""
     nothing = F.array().cast("array<int>")
     if wanted.seen is None:
@@ -116,16 +118,18 @@ def _with_seen(users: DataFrame, wanted: CandidatesConfig, items: pa.Table) -> D
     spark = users.sparkSession
     columns = [*wanted.user, *wanted.item]
     table = read_raw(spark, wanted.seen)
+    if wanted.seen.ds_column in table.columns:
+        table = rows_of_days(table, wanted.seen, None, ds)
     seen = table.select(*[named_column(table, name, "candidates.seen") for name in columns])
     numbers = _numbered(spark, items, wanted.item)
     of_user = (
         seen.join(F.broadcast(numbers), wanted.item, how="inner")
-        .groupBy(*wanted.user)
+        .groupBy(*map(quoted, wanted.user))
         .agg(F.collect_set(_NUMBER).alias(_SEEN))
     )
     same = functools.reduce(
         lambda one, other: one & other,
-        (F.col(KEYS)[name].eqNullSafe(of_user[name]) for name in wanted.user),
+        (F.col(KEYS)[name].eqNullSafe(of_user[quoted(name)]) for name in wanted.user),
     )
     return users.join(of_user, same, how="left").select(
         *(users[name] for name in users.columns), F.coalesce(_SEEN, nothing).alias(_SEEN)

@@ -1,19 +1,21 @@
 """What the scores of a day are held to before they are published."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from conf.cells import Cells
+from conf.cells import Cells, from_pairs
 from conf.errors import DataError
 from conf.manifest import CheckResult, FieldSpec, Outcome
+from conf.partition import PartitionManifest
 from conf.scoring import GatesConfig, Limits
 from feature_eng.histogram import index_of_shares
 from feature_eng.scored_files import Found
 
 _BINS = 20
+_MANY = 100  # rows of which not all but a few may be alike
 
 logger = logging.getLogger(__name__)
 
@@ -23,35 +25,55 @@ def check_scores(
     fields: Sequence[FieldSpec],
     found: Found,
     reference: Cells,
-    yesterday: Cells | None,
+    before: PartitionManifest | None,
+    optional: Collection[str] = (),
 ) -> list[CheckResult]:
-    """Compare a day's rows and scores with those of the training, and with the day before.
+    """Compare a day's rows and scores with those of the training, and with an earlier day.
 
     Args:
         gates: The limits.
         fields: As they were fitted, with the rates of the training.
         found: What the day's rows were like.
         reference: The scores of the validation rows.
-        yesterday: Those of the day before; None without any.
+        before: An earlier day; None without any.
+        optional: Fields whose values may be missing.
     """
     results = [check_rows(gates.min_rows, found.rows)]
     if found.rows == 0:
         return results
     for field in fields:
-        if before := field.missing_rate:
-            rise = found.missing[field.name] / found.rows - before["train"]
-            results.append(_within(gates.missing_share, "rise of missing share", field.name, rise))
+        if rate := field.missing_rate:
+            rise = found.missing[field.name] / found.rows - rate["train"]
+            limits = gates.missing_share
+            if field.name in optional:
+                limits = Limits(warn=limits.warn)
+            results.append(_within(limits, "rise of missing share", field.name, rise))
         if field.has_vocabulary and (values := found.values[field.name]):
             rise = found.unknown[field.name] / values - field.oov_rate["valid"]
             results.append(_within(gates.unknown_share, "rise of unknown share", field.name, rise))
+    if found.no_number:
+        results.append(_no_number(found.no_number))
+    if not found.cells:
+        return results
     index = scores_index(reference, found.cells)
     results.append(_within(gates.reference_drift, "drift from validation", "score", index))
-    if yesterday:
-        index = scores_index(yesterday, found.cells)
-        results.append(_within(gates.yesterday_drift, "drift from yesterday", "score", index))
-    share = max(found.frequent.values()) / found.rows
-    results.append(_within(gates.constant_share, "share of one value", "score", share))
+    if before and before.score_cells:
+        index = scores_index(from_pairs(before.score_cells), found.cells)
+        results.append(_within(gates.yesterday_drift, f"drift from {before.ds}", "score", index))
+    if found.rows >= _MANY:
+        share = max(found.frequent.values()) / found.rows
+        results.append(_within(gates.constant_share, "share of one value", "score", share))
     return results
+
+
+def _no_number(rows: int) -> CheckResult:
+    return CheckResult(
+        check="scores are numbers",
+        of="score",
+        expected="a finite score for each row",
+        found=f"{rows} rows without; clip the numeric fields",
+        outcome="fail",
+    )
 
 
 def check_rows(least: int, found: int) -> CheckResult:

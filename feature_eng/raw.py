@@ -70,10 +70,13 @@ def rows_of_days(
     """
     _refuse_empty_files(config, first, last)
     if first is not None or last is not None:
-        # As text: partition discovery makes a date of it, a plain column is often a string.
-        day = named_column(raw, config.ds_column, "ds_column").cast("string")
-        raw = raw if first is None else raw.where(day >= first)
-        raw = raw if last is None else raw.where(day <= last)
+        day = named_column(raw, config.ds_column, "ds_column")
+        # A date stays one, for tables whose partitions are picked by the bare column.
+        kind = "date" if raw.schema[config.ds_column].dataType == T.DateType() else "string"
+        if kind == "string":
+            day = day.cast(kind)
+        raw = raw if first is None else raw.where(day >= F.lit(first).cast(kind))
+        raw = raw if last is None else raw.where(day <= F.lit(last).cast(kind))
     return raw
 
 

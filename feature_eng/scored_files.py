@@ -63,6 +63,7 @@ class Found:
         cells: The scores, before calibration, by cell (``conf.cells``).
         frequent: The most frequent of them, with their rows. What a file holds in no more than
             1% of its rows may be left out.
+        no_number: Rows whose score is infinite or no number; they are in neither of these.
     """
 
     rows: int
@@ -71,11 +72,12 @@ class Found:
     values: dict[str, int]
     cells: Cells
     frequent: dict[float, int]
+    no_number: int
 
     @classmethod
     def none(cls) -> "Found":
         """Of no rows."""
-        return cls(0, {}, {}, {}, {}, {})
+        return cls(0, {}, {}, {}, {}, {}, 0)
 
     def __add__(self, other: "Found") -> "Found":
         return Found(
@@ -85,6 +87,7 @@ class Found:
             values=_added(self.values, other.values),
             cells=add_cells([self.cells, other.cells]),
             frequent=_most(_added(self.frequent, other.frequent)),
+            no_number=self.no_number + other.no_number,
         )
 
     @classmethod
@@ -110,25 +113,28 @@ class Found:
                 present = np.count_nonzero((ids != MISSING) & (ids != PADDING))
                 known = np.count_nonzero(ids >= field.first_known)
                 values[field.name], unknown[field.name] = int(present), int(present - known)
+        rows, scores = len(scores), scores[np.isfinite(scores)]
         distinct, counts = np.unique(scores, return_counts=True)
         top = np.argsort(-counts, kind="stable")[:_FREQUENT]
         frequent = dict(zip(distinct[top].tolist(), counts[top].tolist(), strict=True))
-        return cls(len(scores), missing, unknown, values, count_cells(scores), frequent)
+        none = rows - len(scores)
+        return cls(rows, missing, unknown, values, count_cells(scores), frequent, none)
 
     def to_json(self) -> str:
         """As text, for the driver."""
         return json.dumps(
             (
                 *(self.rows, self.missing, self.unknown, self.values),
-                *(as_pairs(self.cells), list(self.frequent.items())),
+                *(as_pairs(self.cells), list(self.frequent.items()), self.no_number),
             )
         )
 
     @classmethod
     def from_json(cls, text: str) -> "Found":
         """The way back."""
-        rows, missing, unknown, values, cells, frequent = json.loads(text)
-        return cls(rows, missing, unknown, values, from_pairs(cells), dict(map(tuple, frequent)))
+        rows, missing, unknown, values, cells, frequent, no_number = json.loads(text)
+        of_values = dict(map(tuple, frequent))
+        return cls(rows, missing, unknown, values, from_pairs(cells), of_values, no_number)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from pyspark.sql.pandas.types import to_arrow_schema
 
 from conf.errors import DataError
 from conf.manifest import FieldSpec
-from conf.partition import ScoreFile
+from conf.partition import EXPLANATION_TYPE, ScoreFile
 from conf.scoring import EXPLANATION, MODEL_ID, SCORE, SCORED_AT, ScoreConfig
 from feature_eng.encode import encode_rows
 from feature_eng.raw import (
@@ -39,9 +39,6 @@ from feature_eng.vocabulary import Vocabulary, by_name
 from feature_eng.workers import in_worker
 
 _SORTED_ROWS = 1 << 24  # 128 MB of hashes
-_EXPLANATION = pa.list_(
-    pa.struct([("first", pa.string()), ("second", pa.string()), ("contribution", pa.float64())])
-)
 
 
 def rows_of_day(spark: SparkSession, config: ScoreConfig, ds: str) -> DataFrame:
@@ -177,7 +174,7 @@ def scores_schema(kept: T.StructType, *, explained: bool) -> pa.Schema:
     schema = schema.append(pa.field(SCORE, pa.float64(), nullable=False))
     schema = schema.append(pa.field(MODEL_ID, pa.string(), nullable=False))
     schema = schema.append(pa.field(SCORED_AT, pa.timestamp("us", tz="UTC"), nullable=False))
-    return schema.append(pa.field(EXPLANATION, _EXPLANATION)) if explained else schema
+    return schema.append(pa.field(EXPLANATION, EXPLANATION_TYPE)) if explained else schema
 
 
 def score_rows(rows: DataFrame, writer: ScoreWriter) -> tuple[list[ScoreFile], Found]:
@@ -212,9 +209,11 @@ def count_duplicates(
 
     Sorted on the driver, for a shuffle takes ten times as long; so many at a time as it can hold.
     """
-    hashes = spark.read.parquet(*(f"{directory}/{file.path}" for file in files)).select(
-        F.xxhash64(*keys).alias("keys")
-    )
+    rows = spark.read.parquet(*(f"{directory}/{file.path}" for file in files))
+    # A hash passes over null: whether a key is null is a key of its own.
+    columns = [F.col(quoted(key)) for key in keys]
+    hashed = F.xxhash64(*columns, *(column.isNull() for column in columns))
+    hashes = rows.select(hashed.alias("keys"))
     parts = 1 + sum(file.rows for file in files) // _SORTED_ROWS
     return sum(
         _repeated(hashes.where(F.pmod("keys", F.lit(parts)) == part)) for part in range(parts)

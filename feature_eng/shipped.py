@@ -1,7 +1,6 @@
 """Directories that the Python workers of all machines read, one copy on each."""
 
 import atexit
-import os
 import shutil
 import tempfile
 import uuid
@@ -9,6 +8,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from fsspec.implementations.local import LocalFileSystem
 from pyspark import SparkFiles
 from pyspark.sql import SparkSession
 
@@ -59,7 +59,7 @@ def lasting_directory() -> str:
 def local_copy(path: str) -> str:
     """A directory on the driver's disk: the one that is there, or a lasting copy."""
     fs, plain = storage.filesystem(path)
-    if os.path.isdir(plain):
+    if isinstance(fs, LocalFileSystem):
         return str(plain)
     copy = f"{lasting_directory()}/{plain.rpartition('/')[2]}"
     fs.get(plain, copy, recursive=True)

@@ -20,7 +20,8 @@ def best_rows(tables: Iterator[pa.Table], top_k: int, by: str) -> Iterator[pa.Ta
         by: The column, which comes first in the tables or among the keys.
 
     Yields:
-        One table, ordered by that column, then by score, descending, then by the other keys.
+        One table, ordered by that column, then by score, descending, then by the other columns
+        before the score that have an order.
     """
     held: list[pa.Table] = []
     rows = 0
@@ -34,7 +35,11 @@ def best_rows(tables: Iterator[pa.Table], top_k: int, by: str) -> Iterator[pa.Ta
 
 
 def _best(rows: pa.Table, top_k: int, by: str) -> pa.Table:
-    others = [name for name in rows.column_names[: rows.column_names.index(SCORE)] if name != by]
+    others = [
+        field.name
+        for field in list(rows.schema)[: rows.column_names.index(SCORE)]
+        if field.name != by and not pa.types.is_nested(field.type)
+    ]
     order = [(by, "ascending"), (SCORE, "descending"), *((name, "ascending") for name in others)]
     rows = rows.take(pc.sort_indices(rows, sort_keys=order))
     codes = rows[by].combine_chunks().dictionary_encode(null_encoding="encode").indices.to_numpy()

@@ -8,7 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import date, timedelta
 
-from conf.errors import BY_EXIT_CODE, ConfigError, PipelineError, RunError
+from conf.errors import BY_EXIT_CODE, ConfigError, DataError, PipelineError, RunError
 from conf.schema import Config
 from feature_eng.lake import manifest_of
 from jobs import score
@@ -94,7 +94,7 @@ def score_day(config: Config, options: argparse.Namespace, ds: str) -> Day:
     """Score one day; an error is what became of it."""
     start = time.monotonic()
     try:
-        if options.only_missing and manifest_of(config.score, ds) is not None:
+        if options.only_missing and _has_scores(config, ds):
             done = Day(ds, None, 0.0, "skipped: has scores")
         else:
             stage = score.run(config, argparse.Namespace(**{**vars(options), "ds": ds}))
@@ -112,11 +112,19 @@ def score_day(config: Config, options: argparse.Namespace, ds: str) -> Day:
     return done
 
 
+def _has_scores(config: Config, ds: str) -> bool:
+    try:
+        return manifest_of(config.score, ds) is not None
+    except DataError as error:  # damaged: the day is scored again
+        logger.warning("%s", error)
+        return False
+
+
 def plan(config: Config, options: argparse.Namespace) -> list[str]:
     """What would be done with each day."""
     lines = []
     for ds in days_of(options):
-        if options.only_missing and manifest_of(config.score, ds) is not None:
+        if options.only_missing and _has_scores(config, ds):
             lines.append(f"skip: {ds} has scores")
         else:
             lines += score.plan(config, argparse.Namespace(**{**vars(options), "ds": ds}))

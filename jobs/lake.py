@@ -50,7 +50,7 @@ def shown(config: ScoreConfig, manifest: PartitionManifest) -> list[str]:
     source, files = manifest.source, manifest.files
     gates = Counter(check.outcome for check in manifest.checks)
     facts = {
-        "published": manifest.created_at,
+        "scored": manifest.created_at,
         "run": manifest.run_id,
         "model": manifest.model_id,
         "vocabulary": manifest.vocabulary_fingerprint,

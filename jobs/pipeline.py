@@ -7,11 +7,8 @@ import argparse
 
 from conf.schema import Config
 from feature_eng.fields import unfitted_specs
-from feature_eng.gates import check_rows, settle_gates
-from feature_eng.scoring import canonical_score_rows, rows_of_day
 from jobs import build_features, evaluate, score, train
 from jobs.cli import Stage, day, main, parser
-from jobs.session import spark_session
 from nfm.registry import LATEST
 
 EXAMPLES = """\
@@ -29,24 +26,17 @@ def run(config: Config, options: argparse.Namespace) -> list[Stage]:
 
 def plan(config: Config, options: argparse.Namespace) -> list[str]:
     """What the first stage would do; the others follow from what it makes."""
-    rows = _check_score_table(config, options)
+    day_to_score = _check_score_table(config, options)
     return [
         *build_features.plan(config, options),
         f"then train with {config.train.num_workers} workers -> {config.train.path}",
         f"evaluate on '{config.evaluate.split}' -> {config.evaluate.path}",
-        f"score {rows:,} rows for {options.ds} -> {config.score.path}",
+        f"score {day_to_score} -> {config.score.path}",
     ]
 
 
-def _check_score_table(config: Config, options: argparse.Namespace) -> int:
-    """Refuse a table that could not be scored; returns its rows."""
-    raw = rows_of_day(spark_session(config.spark), config.score, options.ds)
-    kept = [*config.keys, *config.score.columns]
-    canonical_score_rows(raw, unfitted_specs(config.fields), kept, config.score.optional)
-    rows = raw.count()
-    enough = check_rows(config.score.gates.min_rows, rows)
-    settle_gates([enough], f"{config.score.raw.name} of {options.ds}", forced=options.force)
-    return rows
+def _check_score_table(config: Config, options: argparse.Namespace) -> str:
+    return score.check_day(config, unfitted_specs(config.fields), config.keys, options)
 
 
 def arguments() -> argparse.ArgumentParser:

@@ -13,10 +13,10 @@ from importlib.metadata import version
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import types as T
 
-from conf.cells import as_pairs, from_pairs
+from conf.cells import as_pairs
 from conf.errors import DataError
 from conf.loader import dump_config, override_config
-from conf.manifest import CheckResult, SourceSpec
+from conf.manifest import CheckResult, FieldSpec, SourceSpec
 from conf.partition import (
     SCHEMA_VERSION,
     PartitionManifest,
@@ -76,7 +76,8 @@ def run(config: Config, options: argparse.Namespace) -> Stage:
     bundle = load_bundle(path)
     check_scorable(bundle, config.score.calibration, config.score.explain)
     spark = spark_session(config.spark)
-    work = _work(spark, config, bundle, options)
+    work = _work(spark, config, bundle.manifest.fields, bundle.manifest.keys, options)
+    before = _day_before(config, options.ds)
     run_id = run_name(options.run_id)
     model = served(spark, path, bundle.manifest)
     with publication(spark, config.score, options.ds, run_id) as published:
@@ -96,7 +97,7 @@ def run(config: Config, options: argparse.Namespace) -> Stage:
         files, found = score_rows(work.rows, writer)
         _refuse_lost_pairs(work, found)
         clock.lap("score")
-        checks = _check(spark, config, bundle, options.ds, published.directory, files, found)
+        checks = _check(spark, config, bundle, before, published.directory, files, found)
         settle_gates(checks, f"{work.source} of {options.ds}", forced=options.force)
         clock.lap("check")
         manifest = PartitionManifest(
@@ -144,15 +145,20 @@ class Work:
     pairs: int | None = None
 
 
-def _work(spark: SparkSession, config: Config, bundle: Bundle, options: argparse.Namespace) -> Work:
+def _work(
+    spark: SparkSession,
+    config: Config,
+    fields: Sequence[FieldSpec],
+    keys: Sequence[str],
+    options: argparse.Namespace,
+) -> Work:
     raw = rows_of_day(spark, config.score, options.ds)
-    fields, keys = bundle.manifest.fields, bundle.manifest.keys
     if options.candidates == "rows":
         kept = [*keys, *config.score.columns]
         rows = canonical_score_rows(raw, fields, kept, config.score.optional)
         name = config.score.raw.name
         return Work(rows, kept_columns(rows), lambda model: model.encoder(fields), name)
-    found = find_candidates(raw, config.score, fields, keys)
+    found = find_candidates(raw, config.score, fields, keys, options.ds)
     return Work(
         rows=found.users,
         kept=found.kept,
@@ -176,26 +182,28 @@ def _check(
     spark: SparkSession,
     config: Config,
     bundle: Bundle,
-    ds: str,
+    before: PartitionManifest | None,
     directory: str,
     files: Sequence[ScoreFile],
     found: Found,
 ) -> list[CheckResult]:
     """What the gates say of the scores."""
     gates, keys = config.score.gates, bundle.manifest.keys
-    yesterday = (date.fromisoformat(ds) - timedelta(days=1)).isoformat()
-    before = manifest_of(config.score, yesterday)
-    checks = check_scores(
-        gates,
-        bundle.manifest.fields,
-        found,
-        bundle.scores.cells,
-        from_pairs(before.score_cells) if before else None,
-    )
+    fields, reference = bundle.manifest.fields, bundle.scores.cells
+    checks = check_scores(gates, fields, found, reference, before, config.score.optional)
     if gates.duplicate_keys != "ignore":
         duplicates = count_duplicates(spark, directory, files, keys)
         checks.append(check_keys(gates.duplicate_keys, duplicates, keys))
     return checks
+
+
+def _day_before(config: Config, ds: str) -> PartitionManifest | None:
+    """The newest day of the week before that has scores: not every night publishes."""
+    for days in range(1, 8):
+        day_before = (date.fromisoformat(ds) - timedelta(days=days)).isoformat()
+        if manifest := manifest_of(config.score, day_before):
+            return manifest
+    return None
 
 
 def _told(checks: Sequence[CheckResult]) -> str:
@@ -208,23 +216,28 @@ def plan(config: Config, options: argparse.Namespace) -> list[str]:
     config = with_options(config, options)
     bundle = load_bundle(resolve_bundle(config.train.path, options.bundle))
     check_scorable(bundle, config.score.calibration, config.score.explain)
-    spark = spark_session(config.spark)
-    work = _work(spark, config, bundle, options)  # are all columns there?
+    told = check_day(config, bundle.manifest.fields, bundle.manifest.keys, options)
+    output = config.score.table or partition_path(config.score.path, options.ds)
+    return [f"score: {told} with {bundle.model_id} -> {output}"]
+
+
+def check_day(
+    config: Config, fields: Sequence[FieldSpec], keys: Sequence[str], options: argparse.Namespace
+) -> str:
+    """Refuse a day that could not be scored; says what there is."""
+    config = with_options(config, options)
+    work = _work(spark_session(config.spark), config, fields, keys, options)
     rows = work.rows.count() if work.pairs is None else work.pairs
     enough = check_rows(config.score.gates.min_rows, rows)
     settle_gates([enough], f"{work.source} of {options.ds}", forced=options.force)
-    output = config.score.table or partition_path(config.score.path, options.ds)
-    return [
-        f"score: {rows:,} rows of {work.source} for {options.ds} with {bundle.model_id} -> {output}"
-    ]
+    return f"{rows:,} rows of {work.source} for {options.ds}"
 
 
 def with_options(config: Config, options: argparse.Namespace) -> Config:
     """The configuration with what the command line says otherwise."""
-    if options.top_k is None and options.by is None:
-        return config
     values = {"score.top_k": options.top_k, "score.by": options.by}
-    return override_config(config, values, "--top-k, --by")
+    given = {key: value for key, value in values.items() if value is not None}
+    return override_config(config, given, "--top-k, --by") if given else config
 
 
 def run_name(given: str | None) -> str:

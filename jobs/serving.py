@@ -1,6 +1,7 @@
 """A bundle where the Python workers of a scoring find it: its model, and its known values."""
 
 import functools
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from nfm.predict import Scorer, load_scorer
 
 # By application and bundle, which never changes: days of a backfill share one.
 _SERVED: dict[tuple[str, str], "Served"] = {}
+_ONE_AT_A_TIME = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -65,12 +67,13 @@ def served(spark: SparkSession, path: str, manifest: Manifest) -> Served:
         DataError: Its vocabulary is not the one that it was trained with.
     """
     key = str(spark.sparkContext.applicationId), path
-    if key not in _SERVED:
-        vocabulary = read_vocabulary(spark, path, manifest.vocabulary_fingerprint)
-        values = lasting_directory()
-        write_indices(vocabulary, manifest.fields, values)
-        _SERVED[key] = Served(ship(spark, local_copy(path)), ship(spark, values))
-    return _SERVED[key]
+    with _ONE_AT_A_TIME:
+        if key not in _SERVED:
+            vocabulary = read_vocabulary(spark, path, manifest.vocabulary_fingerprint)
+            values = lasting_directory()
+            write_indices(vocabulary, manifest.fields, values)
+            _SERVED[key] = Served(ship(spark, local_copy(path)), ship(spark, values))
+        return _SERVED[key]
 
 
 def _load(bundle: Shipped, calibration: Calibration, explain: int) -> Scorer:

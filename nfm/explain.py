@@ -22,13 +22,9 @@ import pyarrow as pa
 import torch
 
 from conf.manifest import FieldSpec
+from conf.partition import EXPLANATION_TYPE
 from nfm.bundle import Bundle
 from nfm.field_lookup import FIELDS
-
-_CONTRIBUTION = pa.struct(
-    [("first", pa.string()), ("second", pa.string()), ("contribution", pa.float64())]
-)
-EXPLANATION = pa.list_(_CONTRIBUTION)  # of a row
 
 
 def explain(
@@ -55,7 +51,9 @@ def explain(
         for column in zip(*named_contributions(bundle), strict=True)
     )
     values = pa.array(np.take_along_axis(found_BC, order_BC, axis=1).reshape(-1))
-    structs = pa.StructArray.from_arrays([first, second, values], fields=list(_CONTRIBUTION))
+    structs = pa.StructArray.from_arrays(
+        [first, second, values], fields=list(EXPLANATION_TYPE.value_type)
+    )
     return pa.ListArray.from_arrays(np.arange(rows + 1, dtype=np.int32) * length, structs)
 
 

@@ -15,11 +15,12 @@ from torch.nn import functional as F
 
 from conf.errors import ConfigError, DataError
 from conf.manifest import FieldSpec, Manifest
+from conf.partition import EXPLANATION_TYPE
 from conf.schema import EXPLAINED
 from conf.scoring import Calibration
 from nfm.batch import Columns, assemble
 from nfm.bundle import Bundle, load_bundle
-from nfm.explain import EXPLANATION, explain
+from nfm.explain import explain
 from nfm.objective import Objective
 
 # Rows that are predicted at once: few enough that what is in between stays in the cache.
@@ -67,7 +68,7 @@ class Scorer:
         if self.calibration != "none":
             found["score"] = self.bundle.scores.calibrate(self.calibration, output)
         if self.explain:
-            found["explanation"] = pa.chunked_array(explanations, EXPLANATION).combine_chunks()
+            found["explanation"] = pa.chunked_array(explanations, EXPLANATION_TYPE).combine_chunks()
         return found
 
 

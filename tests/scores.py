@@ -1,6 +1,5 @@
 """Partitions of scores for the tests of the lake."""
 
-import os
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -9,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
 
+from conf import storage
 from conf.manifest import SourceSpec
 from conf.partition import PartitionManifest, ScoreFile
 from conf.raw import RawConfig
@@ -31,20 +31,21 @@ def write_scores(directory: str, run_id: str, rows: Rows, extra: pa.Array | None
     }
     if extra is not None:
         columns["extra"] = extra
-    table = pa.table(columns)
     name = f"part-{run_id}-{uuid.uuid4().hex[:8]}.parquet"
-    pq.write_table(table, f"{directory}/{name}")
+    fs, plain = storage.filesystem(f"{directory}/{name}")
+    pq.write_table(pa.table(columns), plain, filesystem=fs)
     return name
 
 
 def manifest_for(
     directory: str, names: Sequence[str], ds: str, run_id: str, **changes: object
 ) -> PartitionManifest:
+    fs, plain = storage.filesystem(directory)
     files = [
         ScoreFile(
             path=name,
-            rows=pq.read_metadata(f"{directory}/{name}").num_rows,
-            bytes=os.path.getsize(f"{directory}/{name}"),
+            rows=pq.read_table(f"{plain}/{name}", filesystem=fs, partitioning=None).num_rows,
+            bytes=fs.size(f"{plain}/{name}"),
         )
         for name in names
     ]

@@ -35,17 +35,26 @@ _DYNAMIC = {
 
 def begin(spark: SparkSession, config: ScoreConfig, ds: str, run_id: str) -> Publish:
     """Begin to replace a day in the table."""
+    directory = partition_path(config.path, ds)
+    refuse_other_run = storage.unless_published(directory, FILE_NAME)
 
     def publish(staging: str, manifest: PartitionManifest) -> None:
-        directory = partition_path(config.path, ds)
+        refuse_other_run()
         scores = spark.read.parquet(*[f"{staging}/{file.path}" for file in manifest.files])
         scores = scores.withColumn(DS, F.lit(ds).cast("date"))
         _create(spark, str(config.table), scores)
         # If this run dies before the end, no manifest speaks of rows that it may have replaced.
         storage.make_directory(directory)
-        if storage.exists(f"{directory}/{FILE_NAME}"):
-            storage.remove(f"{directory}/{FILE_NAME}")
-        _overwrite(spark, str(config.table), ds, scores, manifest.rows)
+        record = f"{directory}/{FILE_NAME}"
+        before = storage.read_text(record) if storage.exists(record) else None
+        if before is not None:
+            storage.remove(record)
+        try:
+            _overwrite(spark, str(config.table), ds, scores, manifest.rows)
+        except AnalysisException:  # refused before it touched a row
+            if before is not None:
+                storage.write_text(record, before)
+            raise
         write_partition_manifest(directory, manifest.model_copy(update={"files": []}))
 
     return publish

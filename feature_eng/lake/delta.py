@@ -6,6 +6,7 @@ there, whenever a run is killed, and also after a RESTORE of an earlier version.
 """
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator
 
@@ -32,6 +33,8 @@ from feature_eng.lake.way import Made, Publish, older
 _MANIFESTS = "_manifests"  # VACUUM passes over names with an underscore in the table's directory
 _TRIES = 10
 
+logger = logging.getLogger(__name__)
+
 
 def begin(spark: SparkSession, config: ScoreConfig, ds: str, run_id: str) -> Publish:
     """Begin to replace a day's files.
@@ -44,6 +47,11 @@ def begin(spark: SparkSession, config: ScoreConfig, ds: str, run_id: str) -> Pub
 
     def publish(staging: str, manifest: PartitionManifest) -> None:
         if _has(_table(root), run_id, ds):
+            logger.warning(
+                "run '%s' has published %s of '%s' before, and that stays: to replace it, run "
+                "under another --run-id",
+                *(run_id, ds, root),
+            )
             return
         names = [file.path for file in manifest.files]
         schema = _schema(f"{staging}/{names[0]}")

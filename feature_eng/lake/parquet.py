@@ -19,6 +19,8 @@ from conf.partition import (
 from conf.scoring import DS, ScoreConfig
 from feature_eng.lake.way import Made, Publish, older
 
+_BEGUN = "_begun"
+
 
 def begin(spark: SparkSession, config: ScoreConfig, ds: str, run_id: str) -> Publish:
     """Begin to replace a partition.
@@ -31,11 +33,36 @@ def begin(spark: SparkSession, config: ScoreConfig, ds: str, run_id: str) -> Pub
             f"score.path '{config.path}' is a Delta table, and score.format is parquet: say "
             f"format: delta, or choose another path"
         )
-    replace = storage.replacing(partition_path(config.path, ds), overwrite=True, proof=FILE_NAME)
+    partition = partition_path(config.path, ds)
+    if not storage.has_directories(partition):
+        return _begin_with_objects(partition)
+    replace = storage.replacing(partition, overwrite=True, proof=FILE_NAME)
 
     def publish(staging: str, manifest: PartitionManifest) -> None:
         write_partition_manifest(staging, manifest)
         replace(staging)
+
+    return publish
+
+
+def _begin_with_objects(partition: str) -> Publish:
+    """Of an object store, where no directory takes a name at once.
+
+    The new files come to lie beside the old ones, one manifest takes the place of the other, and
+    the old files go: whenever the run is killed, the manifest speaks of files that are there.
+    """
+    begun = f"{partition}/{_BEGUN}"  # what is there is ours, though there is no manifest yet
+    if not storage.exists(begun):
+        storage.refuse_existing(partition, overwrite=True, proof=FILE_NAME)
+    refuse_other_run = storage.unless_published(partition, FILE_NAME)
+
+    def publish(staging: str, manifest: PartitionManifest) -> None:
+        refuse_other_run()
+        names = [file.path for file in manifest.files]
+        storage.write_text(begun, "")
+        storage.move_files(staging, partition, names)
+        write_partition_manifest(partition, manifest)
+        storage.remove_others(partition, {FILE_NAME, *names})
 
     return publish
 

@@ -29,7 +29,8 @@ def built(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> tupl
     write_raw(root / "raw", table)
     write_raw(root / "tonight" / f"ds={DS}", table.select([*OF_USERS, "seen_at"]).slice(0, 60))
     write_raw(root / "items", table.select(OF_ITEMS).slice(0, 90))
-    write_raw(root / "seen", table.select(["user", "item"]))
+    days = pa.array([DS, "2026-12-31"] * (len(table) // 2))  # the second is still to come
+    write_raw(root / "seen", table.select(["user", "item"]).append_column("ds", days))
     tables = f"items: {{path: {root}/items}}, seen: {{path: {root}/seen}}"
     config = make_config(root, f"score.candidates={{user: [user], item: [item], {tables}}}")
     return config, build_features(spark, config, overwrite=False)
@@ -43,7 +44,7 @@ def test_every_pair_that_was_not_seen(
 ) -> None:
     config, manifest = built
     raw = rows_of_day(spark, config.score, DS)
-    found = find_candidates(raw, config.score, manifest.fields, manifest.keys)
+    found = find_candidates(raw, config.score, manifest.fields, manifest.keys, DS)
     assert [field.name for field in found.user_fields] == OF_USERS
     assert [field.name for field in found.item_fields] == OF_ITEMS
     vocabulary = read_vocabulary(spark, config.features.path)
@@ -66,7 +67,7 @@ def test_every_pair_that_was_not_seen(
     listed = pq.read_table(config.score.raw.path + f"/ds={DS}")["user"].unique().to_pylist()
     items = pq.read_table(config.score.candidates.items.path)["item"].unique().to_pylist()
     seen = pq.read_table(config.score.candidates.seen.path).to_pylist()
-    known = {(row["user"], row["item"]) for row in seen}
+    known = {(row["user"], row["item"]) for row in seen if row["ds"] == DS}
     expected = {(u, i) for u in listed for i in items} - known
     assert {(pair["user"], pair["item"]) for pair in whole} == expected
     assert len(expected) == len(whole) < len(listed) * len(items)
@@ -97,7 +98,7 @@ def test_what_is_no_candidate(spark: SparkSession, built: tuple[Config, Manifest
     score = config.score
 
     def find(changed: Any, users: Any = raw) -> None:
-        find_candidates(users, changed, manifest.fields, manifest.keys)
+        find_candidates(users, changed, manifest.fields, manifest.keys, DS)
 
     with pytest.raises(ConfigError, match=r"needs score\.candidates, which names the items"):
         find(score.model_copy(update={"candidates": None}))

@@ -5,12 +5,13 @@ import logging
 import numpy as np
 import pytest
 
-from conf.cells import add_cells, count_cells, from_pairs
+from conf.cells import add_cells, as_pairs, count_cells, from_pairs
 from conf.errors import DataError
 from conf.manifest import FieldSpec
+from conf.partition import PartitionManifest
 from conf.scoring import GatesConfig, Limits
 from feature_eng.gates import check_keys, check_scores, scores_index, settle_gates
-from feature_eng.scored_files import Found
+from feature_eng.scored_files import Block, Found
 
 FIELDS = [
     FieldSpec(
@@ -38,12 +39,18 @@ def found_of(scores: np.ndarray, missing: int, unknown: int) -> Found:
         values={"user": rows - missing},
         cells=count_cells(scores),
         frequent=dict(zip(values.tolist(), counts.tolist(), strict=True)),
+        no_number=0,
     )
+
+
+def day_with(scores: np.ndarray) -> PartitionManifest:
+    cells = as_pairs(count_cells(scores))
+    return PartitionManifest.model_construct(ds="2026-01-01", score_cells=cells)
 
 
 def outcomes(gates: GatesConfig, found: Found, yesterday: np.ndarray | None = None) -> list[str]:
     reference = count_cells(np.linspace(0.01, 0.99, 1000))
-    before = None if yesterday is None else count_cells(yesterday)
+    before = None if yesterday is None else day_with(yesterday)
     results = check_scores(gates, FIELDS, found, reference, before)
     return [f"{r.check} {r.of} {r.found} {r.outcome}" for r in results if r.outcome != "pass"]
 
@@ -71,6 +78,25 @@ def test_each_gate() -> None:
     assert outcomes(GatesConfig(constant_share=Limits()), found_of(constant, 100, 0), constant) == [
         outcomes(gates, found_of(constant, 100, 0))[0]
     ]
+
+
+def test_an_optional_field_and_a_few_rows_only_warn() -> None:
+    few = found_of(np.full(99, 0.5), 99, 0)
+    results = check_scores(GatesConfig(), FIELDS, few, count_cells(np.full(9, 0.5)), None, ["user"])
+    told = {result.check: result.outcome for result in results if result.outcome != "pass"}
+    assert told == {"rise of missing share": "warn"}
+
+
+def test_scores_that_are_no_numbers_fail() -> None:
+    columns = {"user": np.array([2, 3, 3, 2], np.int32), "price": np.zeros(4, np.float32)}
+    block = Block(columns, {}, {"price": np.zeros(4, bool)})
+    found = Found.of(block, FIELDS, np.array([0.5, np.nan, 0.5, np.inf]))
+    found += Found.from_json(Found.of(block, FIELDS, np.full(4, np.nan)).to_json())
+    assert (found.rows, found.frequent, sum(found.cells.values())) == (8, {0.5: 2}, 2)
+    for one, rows in ((found, 6), (Found.of(block, FIELDS, np.full(4, np.nan)), 4)):
+        told = outcomes(GatesConfig(), one)
+        (line,) = (line for line in told if line.startswith("scores are numbers"))
+        assert line == f"scores are numbers score {rows} rows without; clip the numeric fields fail"
 
 
 def test_a_failed_gate_ends_the_run_unless_forced(caplog: pytest.LogCaptureFixture) -> None:

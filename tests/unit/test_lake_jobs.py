@@ -27,7 +27,7 @@ def test_show_tells_where_the_scores_of_a_day_come_from(tmp_path: Path) -> None:
         published.commit(manifest_for(published.directory, [name], DS, "run-1", **found))
     assert lake.plan(config, Namespace(action="show", ds=DS)) == [
         f"2026-01-02 in {tmp_path}/scores",
-        "  published         2026-01-03T01:02:03+00:00",
+        "  scored            2026-01-03T01:02:03+00:00",
         "  run               run-1",
         "  model             model-1",
         "  vocabulary        ab",

@@ -1,11 +1,13 @@
 """Features in a real S3 API, served on the loopback by moto."""
 
+import contextlib
 import logging
 import re
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import s3fs
 from moto.server import ThreadedMotoServer
@@ -13,10 +15,13 @@ from moto.server import ThreadedMotoServer
 from conf import storage
 from conf.errors import DataError, RunError
 from conf.training import CacheConfig
+from feature_eng.lake import manifest_of, publication
 from nfm.batch import Batch
 from nfm.epoch_plan import Block
 from nfm.file_cache import FileCache
 from nfm.stream import stream_batches
+from tests.scores import manifest_for, score_config, write_scores
+from tests.scores import publish as publish_scores
 from tests.unit.test_manifest import manifest
 from tests.unit.test_stream import FIELDS, ROWS, numbers, write
 
@@ -145,13 +150,62 @@ def test_a_failure_leaves_the_published_one(store: Store, monkeypatch: pytest.Mo
     publish("s3://lake/out", {"mark": "old", "part": "x"})
     move, moved = storage.move_directory, []
 
-    def fail_second(fs: object, source: str, target: str) -> None:
+    def fail_second(fs: object, source: str, target: str, proof: str) -> None:
         moved.append(target)
         if len(moved) == 2:
             raise OSError("the store is down")
-        move(fs, source, target)
+        move(fs, source, target, proof)
 
     monkeypatch.setattr(storage, "move_directory", fail_second)
     with pytest.raises(OSError, match="the store is down"):
         publish("s3://lake/out", {"mark": "new"})
     assert content("s3://lake") == {"out/mark": "old", "out/part": "x"}
+
+
+def test_a_run_killed_at_any_request_leaves_whole_scores(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its manifest speaks of files that are there, and the next run publishes."""
+    call = s3fs.S3FileSystem._call_s3
+    config, ds = score_config("s3://lake/scores"), "2026-01-05"
+    left = 0
+
+    async def fail_at_last(self: object, *args: object, **kwargs: object) -> object:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise RuntimeError("killed")
+        return await call(self, *args, **kwargs)
+
+    def scores() -> list[tuple[int, float]] | None:
+        manifest = manifest_of(config, ds)
+        fs, plain = storage.filesystem(f"s3://lake/scores/ds={ds}")
+        names = [file.path for file in manifest.files] if manifest else []
+        tables = [
+            pq.read_table(f"{plain}/{name}", filesystem=fs, partitioning=None) for name in names
+        ]
+        rows = [row for table in tables for row in table.to_pylist()]
+        return [(row["user"], row["score"]) for row in rows] if manifest else None
+
+    before, outcomes = None, set()
+    for requests_done in range(0, 40, 4):
+        rows = [(requests_done, 0.5), (1, 0.25)]
+        with publication(None, config, ds, f"run-{requests_done}") as published:
+            names = [
+                write_scores(published.directory, published.directory[-3:], [row]) for row in rows
+            ]
+            manifest = manifest_for(published.directory, names, ds, f"run-{requests_done}")
+            left = requests_done
+            with monkeypatch.context() as patched:
+                patched.setattr(s3fs.S3FileSystem, "_call_s3", fail_at_last)
+                with contextlib.suppress(RuntimeError):
+                    published.commit(manifest)
+        found = scores()
+        assert found in (before, rows)
+        outcomes.add(found == rows)
+        before = found
+    assert outcomes == {False, True}
+    publish_scores(None, config, ds, "last", [(7, 0.5)])
+    assert scores() == [(7, 0.5)]
+    fs, _ = storage.filesystem("s3://lake")
+    assert len(fs.find("lake")) == 2  # the manifest and its file
