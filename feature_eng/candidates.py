@@ -22,7 +22,13 @@ from conf.manifest import FieldSpec
 from conf.scoring import CandidatesConfig, ScoreConfig
 from feature_eng.raw import KEYS, has_source, named_column, quoted, read_raw, rows_of_days
 from feature_eng.scored_files import Block
-from feature_eng.scoring import Encoder, canonical_score_rows, kept_columns, kept_values
+from feature_eng.scoring import (
+    Encoder,
+    canonical_score_rows,
+    kept_columns,
+    kept_values,
+    spread,
+)
 from feature_eng.shipped import Shipped
 
 Indices = npt.NDArray[np.int64]
@@ -100,6 +106,7 @@ def find_candidates(
     pairs = counted["users"] * len(found) - (counted["seen"] or 0)
     kept_types = T.StructType([types[name] for name in kept])
     source = f"{config.raw.name} x {wanted.items.name}"
+    user_rows = spread(user_rows, F.col(KEYS))
     return Candidates(user_rows, found, user_fields, item_fields, kept_types, pairs, source)
 
 

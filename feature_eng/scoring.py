@@ -187,7 +187,7 @@ def score_rows(rows: DataFrame, writer: ScoreWriter) -> tuple[list[ScoreFile], F
         DataError: Not as many scores came out as rows went in.
     """
     if writer.by is not None:
-        rows = rows.repartition(F.col(KEYS)[writer.by])
+        rows = spread(rows, F.col(KEYS)[writer.by])
     written = rows.mapInArrow(in_worker(writer.write), WRITTEN).collect()
     files = [ScoreFile(path=row.path, rows=row.rows, bytes=row.bytes) for row in written]
     found = sum((Found.from_json(row.found) for row in written), Found.none())
@@ -202,16 +202,25 @@ def score_rows(rows: DataFrame, writer: ScoreWriter) -> tuple[list[ScoreFile], F
     return files, found
 
 
+def spread(rows: DataFrame, by: Column) -> DataFrame:
+    """Shuffle rows into ``spark.sql.shuffle.partitions`` tasks, however few bytes they have.
+
+    Spark by itself makes one task of what is small, and knows nothing of the work for each row.
+    """
+    tasks = int(str(rows.sparkSession.conf.get("spark.sql.shuffle.partitions")))
+    return rows.repartition(tasks, by)
+
+
 def count_duplicates(
-    spark: SparkSession, directory: str, files: Sequence[ScoreFile], keys: Sequence[str]
+    spark: SparkSession, directory: str, files: Sequence[ScoreFile], keys: T.StructType
 ) -> int:
     """Rows of scores whose keys, by their 64-bit hash, an earlier row has.
 
     Sorted on the driver, for a shuffle takes ten times as long; so many at a time as it can hold.
     """
-    rows = spark.read.parquet(*(f"{directory}/{file.path}" for file in files))
+    rows = spark.read.schema(keys).parquet(*(f"{directory}/{file.path}" for file in files))
     # A hash passes over null: whether a key is null is a key of its own.
-    columns = [F.col(quoted(key)) for key in keys]
+    columns = [F.col(quoted(key)) for key in keys.names]
     hashed = F.xxhash64(*columns, *(column.isNull() for column in columns))
     hashes = rows.select(hashed.alias("keys"))
     parts = 1 + sum(file.rows for file in files) // _SORTED_ROWS

@@ -97,7 +97,7 @@ def run(config: Config, options: argparse.Namespace) -> Stage:
         files, found = score_rows(work.rows, writer)
         _refuse_lost_pairs(work, found)
         clock.lap("score")
-        checks = _check(spark, config, bundle, before, published.directory, files, found)
+        checks = _check(spark, config, bundle, before, work.kept, published.directory, files, found)
         settle_gates(checks, f"{work.source} of {options.ds}", forced=options.force)
         clock.lap("check")
         manifest = PartitionManifest(
@@ -183,6 +183,7 @@ def _check(
     config: Config,
     bundle: Bundle,
     before: PartitionManifest | None,
+    kept: T.StructType,
     directory: str,
     files: Sequence[ScoreFile],
     found: Found,
@@ -192,7 +193,8 @@ def _check(
     fields, reference = bundle.manifest.fields, bundle.scores.cells
     checks = check_scores(gates, fields, found, reference, before, config.score.optional)
     if gates.duplicate_keys != "ignore":
-        duplicates = count_duplicates(spark, directory, files, keys)
+        types = T.StructType([kept[key] for key in keys])
+        duplicates = count_duplicates(spark, directory, files, types)
         checks.append(check_keys(gates.duplicate_keys, duplicates, keys))
     return checks
 

@@ -75,6 +75,11 @@ CASES = {
 }
 
 
+def cases_of(world_size: int) -> list[str]:
+    """Names of those that so many workers take: three, for the time's sake, the sharded ones."""
+    return [name for name in CASES if world_size != 3 or "sharded" in name]
+
+
 def run_case(case: Case, workers: Collectives, world_size: int, root: Path) -> torch.Tensor:
     """Take the case's steps, each rank its own rows, a worker that is alone all of them.
 

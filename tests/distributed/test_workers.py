@@ -31,6 +31,7 @@ from tests.distributed.cases import (
     PLACEMENTS,
     STOP_AFTER,
     WORLDS,
+    cases_of,
     everything,
     joined,
     run_case,
@@ -105,8 +106,9 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("world_size", WORLDS)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    ("name", "world_size"), [(name, world) for world in WORLDS for name in cases_of(world)]
+)
 def test_workers_equal_one_on_the_concatenated_batches(
     ran: Path, tmp_path: Path, name: str, world_size: int
 ) -> None:

@@ -1,6 +1,6 @@
 """Run by horovodrun in the tests: all that is asked of some number of workers, in one start.
 
-Usage: python -m tests.distributed.worker DIRECTORY. Takes the steps of every case, and leaves a
+Usage: python -m tests.distributed.worker DIRECTORY. Takes the steps of the cases, and leaves a
 checkpoint of each as ``<case>/`` with the losses that each rank r saw as ``<case>/rank-<r>.json``.
 Leaves the metrics of all ranks' predictions as each rank r has them, as ``metrics-<r>.json``.
 Then trains in every ``fit-*`` directory that holds a ``config.yaml``, and in ``again-*``, there in
@@ -23,7 +23,7 @@ from nfm.metrics import metrics
 from nfm.objective import Objective
 from nfm.step import build_step
 from nfm.trainer import StoppedError, Trainer
-from tests.distributed.cases import CASES, STOP_AFTER, run_case, tally_of_ranks
+from tests.distributed.cases import CASES, STOP_AFTER, cases_of, run_case, tally_of_ranks
 
 
 def fit(
@@ -64,8 +64,8 @@ def main() -> None:
     workers = HorovodWorkers()
     torch.set_num_threads(1)  # four workers share two cores
     numba.set_num_threads(1)
-    for name, case in CASES.items():
-        losses = run_case(case, workers, workers.size, directory / name)
+    for name in cases_of(workers.size):
+        losses = run_case(CASES[name], workers, workers.size, directory / name)
         (directory / name / f"rank-{workers.rank}.json").write_text(json.dumps(losses.tolist()))
     tally = tally_of_ranks([workers.rank]).gathered(workers)
     found = metrics(tally, Objective("binary", "logistic"))

@@ -73,6 +73,7 @@ def test_a_task_that_dies_while_it_writes_is_tried_again(
         lost(found[0]).kill()
         output, _ = job.communicate(timeout=TIMEOUT_S)
     assert job.returncode == 0, output
+    assert "Lost task" in output, "the task had ended before it was struck"
     partition = lake / f"scores/ds={DS}"
     manifest = json.loads((partition / "_manifest.json").read_text())
     assert manifest["rows"] == manifest["source"]["rows"] == 2000 * COPIES
