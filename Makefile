@@ -40,8 +40,8 @@ data: $(READY) ## Fetch MovieLens-100K into build/demo/raw
 demo: data ## Run the whole pipeline on MovieLens-100K: features, training, scores in build/demo
 	$(PY) -m jobs.pipeline --config conf/movielens100k.yaml --ds 1998-04-23 --overwrite
 
-test: $(READY) ## Run the tests
-	$(PY) -m pytest -q --durations=10 $(T)
+test: $(READY) ## Run the tests, in two processes
+	$(PY) -m pytest -q --durations=10 -n 2 --dist loadfile $(T)
 
 test-airflow: data ## Run nights of the Airflow DAG on MovieLens-100K, in .venv-airflow: 15 minutes
 	@tools/airflow.sh

@@ -1,4 +1,4 @@
-"""One Spark session for all tests that can share it: starting a JVM costs seconds."""
+"""One Spark session for all tests of a process: starting a JVM costs seconds."""
 
 import os
 from collections.abc import Iterator
