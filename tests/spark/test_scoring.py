@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from conf.cells import count_cells
@@ -26,8 +27,10 @@ from feature_eng.scoring import (
     count_duplicates,
     rows_of_day,
     score_rows,
+    write_indices,
 )
 from feature_eng.top_rows import best_rows
+from feature_eng.vocabulary import read_vocabulary
 from tests.data import DS, make_config, raw_table, write_raw
 from tests.encoding import score_writer
 
@@ -197,6 +200,18 @@ def test_duplicate_keys_are_counted(
     keys = spark.read.parquet(str(tmp_path)).schema
     assert count_duplicates(spark, str(tmp_path), files, T.StructType(keys[:2])) == 1
     assert count_duplicates(spark, str(tmp_path), files, T.StructType(keys[:1])) == 2
+
+
+def test_known_values_with_the_same_hash_are_refused(
+    spark: SparkSession, built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def two_bits(value: Column, seed: int) -> Column:
+        return F.pmod(F.xxhash64(F.lit(seed), value), F.lit(4))
+
+    monkeypatch.setattr("feature_eng.scoring.value_hash", two_bits)
+    vocabulary = read_vocabulary(spark, built.config.features.path)
+    with pytest.raises(DataError, match="of field 'user' have the same 64-bit hash: set its seed"):
+        write_indices(vocabulary, built.manifest.fields, str(tmp_path))
 
 
 def test_a_field_may_be_optional(spark: SparkSession, built: Built) -> None:
