@@ -41,7 +41,7 @@ demo: data ## Run the whole pipeline on MovieLens-100K: features, training, scor
 	$(PY) -m jobs.pipeline --config conf/movielens100k.yaml --ds 1998-04-23 --overwrite
 
 test: $(READY) ## Run the tests, in two processes
-	$(PY) -m pytest -q --durations=10 -n 2 --dist loadfile $(T)
+	$(PY) -m pytest -q --durations=10 -n 2 --dist loadfile --no-loadscope-reorder $(T)
 
 test-airflow: data ## Run nights of the Airflow DAG on MovieLens-100K, in .venv-airflow: 15 minutes
 	@tools/airflow.sh
