@@ -8,6 +8,7 @@ Example:
 """
 
 import argparse
+import contextlib
 import os
 import re
 import time
@@ -134,10 +135,11 @@ def _worker_memory_mb() -> float:
     """Most resident memory that any of Spark's Python workers has ever had (VmHWM)."""
     peaks = []
     for process in psutil.Process().children(recursive=True):
-        if "pyspark.daemon" in " ".join(process.cmdline()):
-            status = Path(f"/proc/{process.pid}/status").read_text()
-            kilobytes = re.search(r"VmHWM:\s+(\d+) kB", status)
-            peaks.append(int(kilobytes[1]) / 1024 if kilobytes else 0.0)
+        with contextlib.suppress(psutil.Error, OSError):  # it has just ended
+            if "pyspark.daemon" in " ".join(process.cmdline()):
+                status = Path(f"/proc/{process.pid}/status").read_text()
+                kilobytes = re.search(r"VmHWM:\s+(\d+) kB", status)
+                peaks.append(int(kilobytes[1]) / 1024 if kilobytes else 0.0)
     return max(peaks)
 
 
