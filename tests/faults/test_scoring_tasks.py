@@ -37,7 +37,7 @@ def writers(lake: Path) -> Iterator[psutil.Process]:
     """Python workers that have a file of scores open."""
     for process in psutil.process_iter():
         try:
-            if any(f"{lake}/scores/.ds=" in file.path for file in process.open_files()):
+            if any(f"/.ds={DS}.staging-" in file.path for file in process.open_files()):
                 yield process
         except psutil.Error:
             continue
