@@ -215,7 +215,6 @@ def _told(checks: Sequence[CheckResult]) -> str:
 
 def plan(config: Config, options: argparse.Namespace) -> list[str]:
     """What would be scored with what."""
-    config = with_options(config, options)
     bundle = load_bundle(resolve_bundle(config.train.path, options.bundle))
     check_scorable(bundle, config.score.calibration, config.score.explain)
     told = check_day(config, bundle.manifest.fields, bundle.manifest.keys, options)
