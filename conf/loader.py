@@ -106,7 +106,7 @@ def _override(data: dict[str, Any], item: str) -> None:
 
 
 def _over_preset(data: dict[str, Any]) -> dict[str, Any]:
-    """The data over the values of the preset that it names."""
+    """The data over the values of the preset that it names, which is then part of it."""
     name = data.get("preset")
     if name is None:
         return data
@@ -115,7 +115,7 @@ def _over_preset(data: dict[str, Any]) -> dict[str, Any]:
     if name not in known:
         raise ConfigError(f"preset: there is no '{name}', there are {', '.join(known)}")
     preset = _parse(presets.joinpath(f"{name}.yaml").read_text(), f"preset {name}")
-    return _merged(preset, data)
+    return _merged(preset, data) | {"preset": None}
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

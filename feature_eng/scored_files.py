@@ -30,6 +30,7 @@ Scorer = Callable[[dict[str, Array]], Mapping[str, Any]]
 WRITTEN = "path string, rows bigint, bytes bigint, found string"
 MODEL_SCORE = "model_score"
 _ROW_GROUP_ROWS = 1 << 18
+_DICTIONARY_BYTES = 1 << 16  # of a column of a row group; keys of many values are not worth theirs
 _FREQUENT = 100
 
 
@@ -212,7 +213,13 @@ def write_file(
     rows = 0
     with (
         fs.open(plain, "wb") as file,
-        pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=texts) as writer,
+        pq.ParquetWriter(
+            file,
+            schema,
+            compression="zstd",
+            use_dictionary=texts,
+            dictionary_pagesize_limit=_DICTIONARY_BYTES,
+        ) as writer,
     ):
         for group in _row_groups(itertools.chain([first], tables)):
             writer.write_table(group)
