@@ -14,12 +14,12 @@ from conf.errors import ConfigError
 from conf.schema import Config
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.CSafeLoader):  # the one in C is ten times as fast
     """YAML 1.1 as people read it: 1e-4 is a number and 2024-01-01 stays the text it is."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012 (as in the class above it)
         first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith(":timestamp")]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        for first, resolvers in yaml.CSafeLoader.yaml_implicit_resolvers.items()
     }
 
 
