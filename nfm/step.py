@@ -84,6 +84,7 @@ class TrainStep:
         self.safe_reach = math.sqrt(torch.finfo(table.weight_RD.dtype).max) / 1024
         self.buffers = list(model.buffers())
         self.buffers_before = [buffer.clone() for buffer in self.buffers]
+        self.rows_learnt = 0  # of this worker, since all had the same running statistics
 
     def __call__(
         self, batch: Batch, all_rows: int, *, factor: float = 1.0, stop: bool = False
@@ -120,6 +121,8 @@ class TrainStep:
         finite = self._learn(summed, factor, measured=extremes > 0 or self.clip_norm is not None)
         if not finite:
             _copy(self.buffers_before, self.buffers)
+        elif len(batch) > 1:  # one row has no variance to learn from
+            self.rows_learnt += len(batch)
         return Outcome(all_loss, finite, stop=stops > 0)
 
     def _learn(self, summed: torch.Tensor, factor: float, *, measured: bool) -> bool:
@@ -150,6 +153,19 @@ class TrainStep:
         batch = batch.owned_by(self.table.shards).to(self.device)
         rows = self.table.read(batch, learning=False)
         return self._logits(self.lookup.forward(rows, batch)).cpu()
+
+    def average_statistics(self) -> None:
+        """Make batch norm's running statistics the same again where each worker learns its own.
+
+        Those of a worker count by the rows that it has learnt them from since they were the same:
+        one whose files ran out, or who never had rows, has nothing to say. All workers call it.
+        """
+        sizes = [buffer.numel() for buffer in self.buffers]
+        mine = torch.cat([*map(torch.flatten, self.buffers), torch.ones(1, device=self.device)])
+        summed = self.workers.sum(self.rows_learnt * mine.double(), "statistics")
+        if summed[-1] > 0:
+            _copy(list((summed[:-1] / summed[-1]).split(sizes)), self.buffers)
+        self.rows_learnt = 0
 
     def _logits(self, read: Tensors) -> torch.Tensor:
         with torch.autocast("cuda", torch.bfloat16, enabled=self.autocast):
