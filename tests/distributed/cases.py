@@ -75,7 +75,7 @@ CASES = {
     for model in ("lr", "fm", "fnn", "wide_deep", "deep_cross")
 }
 
-# Of one worker, who has the rows of all, no other statistics would come.
+# One worker with the rows of all is no measure of this; tests.distributed.local_norm is.
 LOCAL = Case(
     ("model.batch_norm=local", "train.optimizer.name=sgd", "train.placement=replicated"),
     ((16, 9, 0, 3), (5, 1, 0, 16), (16, 0, 0, 2), (16, 7, 0, 1)),
