@@ -281,9 +281,7 @@ class Trainer:
     def _average_statistics(self) -> None:
         """Batch norm's running statistics, which differ by worker where each has its own."""
         if self.config.model.batch_norm == "local" and self.workers.size > 1:
-            for number, buffer in enumerate(self.step.model.buffers()):
-                mean = self.workers.sum(buffer, f"statistics.{number}") / self.workers.size
-                buffer.copy_(mean)
+            self.step.average_statistics()
 
     def _check_replicas(self) -> None:
         """Every step must have left the same weights on every worker, to the last bit."""
