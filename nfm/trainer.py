@@ -28,7 +28,7 @@ from nfm.checkpoint import (
     restore,
 )
 from nfm.checkpoint_writer import CheckpointWriter
-from nfm.collectives import Collectives
+from nfm.collectives import Collectives, same_everywhere
 from nfm.diagnosis import blame
 from nfm.epoch_plan import EpochPlan, plan_epoch
 from nfm.file_cache import FileCache
@@ -290,9 +290,7 @@ class Trainer:
         tensors = [t for name, t in dense_tensors(self.step).items() if name.startswith("model.")]
         if self.step.table.shards == 1:
             tensors.append(self.step.table.weight_RD)
-        digest = torch.stack([tensor.double().sum() for tensor in tensors]).unsqueeze(0)
-        digests = self.workers.gather(digest, "check.replicas")
-        if not torch.equal(digests, digests[:1].expand_as(digests)):
+        if not same_everywhere(self.workers, tensors, "check.replicas"):
             raise RunError(
                 "the workers' weights drifted apart; do all hosts run the same torch build on the "
                 "same kind of processor?"
