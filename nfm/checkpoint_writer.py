@@ -15,13 +15,13 @@ from nfm.checkpoint import (
     Tensors,
     dense_tensors,
     directory_of,
-    prune,
     sync,
     table_file,
     table_tensors,
     write_state,
     write_tensors,
 )
+from nfm.checkpoint_keeper import prune
 from nfm.collectives import Collectives
 from nfm.step import TrainStep
 

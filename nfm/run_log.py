@@ -30,6 +30,7 @@ class RunLog:
 
         self._events = SummaryWriter(str(directory / "tensorboard"))
         self._next_progress = 0.0
+        self._at = (0, 0, 1)
 
     def start(self, epoch: int) -> None:
         """Forget the epochs that a resumed training takes again, and a line cut short."""
@@ -40,8 +41,13 @@ class RunLog:
             temporary.write_bytes(b"".join(kept))
             temporary.replace(self._metrics)
 
+    def alive(self) -> None:
+        """Say once more where the run stands: there is no step, for a disk is at work."""
+        self.progress(*self._at)
+
     def progress(self, epoch: int, step: int, steps: int) -> bool:
         """Say where the run stands, a few times a second at most; true if it was said."""
+        self._at = (epoch, step, steps)
         now = time.monotonic()
         if now < self._next_progress:
             return False

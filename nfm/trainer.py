@@ -20,13 +20,12 @@ from nfm.calibration import ScoreReference
 from nfm.checkpoint import (
     CHECKPOINTS,
     Position,
-    damage,
     dense_tensors,
     directory_of,
-    list_checkpoints,
     read_position,
     restore,
 )
+from nfm.checkpoint_keeper import newest_whole
 from nfm.checkpoint_writer import CheckpointWriter
 from nfm.collectives import Collectives, same_everywhere
 from nfm.diagnosis import blame
@@ -259,15 +258,7 @@ class Trainer:
 
     def _restore(self) -> None:
         """Go on from the newest checkpoint that is whole; rank 0 looks which."""
-        chosen = -1
-        for path in list_checkpoints(self.checkpoints) if self.workers.rank == 0 else []:
-            if found := damage(path):
-                logger.warning(
-                    "checkpoint '%s' is damaged (%s); taking the one before", path, found
-                )
-            else:
-                chosen = read_position(path).step
-                break
+        chosen = newest_whole(self.checkpoints, self._say_alive) if self.workers.rank == 0 else -1
         step = int(self.workers.gather(torch.tensor([chosen]), "restore.step")[0])
         if step >= 0:
             path = directory_of(self.checkpoints, step)
@@ -314,3 +305,7 @@ class Trainer:
     def _say_progress(self, step: int, steps: int) -> None:
         if self.log:
             self.log.progress(self.position.epoch, step, steps)
+
+    def _say_alive(self) -> None:
+        if self.log:
+            self.log.alive()

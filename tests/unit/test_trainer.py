@@ -141,21 +141,32 @@ def test_a_metric_that_does_not_exist_cannot_decide(tmp_path: Path) -> None:
         trainer(config, tmp_path / "run").fit()
 
 
-def test_a_damaged_checkpoint_is_passed_over(
-    config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    expected = trainer(config, tmp_path / "through").fit()
-    often = changed(config, checkpoint=CheckpointConfig(every_steps=2, keep=2))
-    stop_after(often, tmp_path / "stopped", 9)
-    newest, before = list_checkpoints(tmp_path / "stopped" / "checkpoints")[:2]
-    assert [read_position(path).step for path in (newest, before)] == [9, 8]
-    table = newest / "table-00000-of-00001.safetensors"
+def flip_a_bit(checkpoint: Path) -> None:
+    table = checkpoint / "table-00000-of-00001.safetensors"
     content = bytearray(table.read_bytes())
     content[-1] ^= 1
     table.write_bytes(bytes(content))
-    result = trainer(often, tmp_path / "stopped").fit()
+
+
+def steps_of(run: Path) -> list[int]:
+    return [read_position(path).step for path in list_checkpoints(run / CHECKPOINTS)]
+
+
+def test_a_damaged_checkpoint_is_passed_over(
+    config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And does not count as the newest, which would cost those of earlier steps their place."""
+    expected = trainer(config, tmp_path / "through").fit()
+    run = tmp_path / "stopped"
+    often = changed(config, checkpoint=CheckpointConfig(every_steps=2, keep=1))
+    stop_after(often, run, 9)
+    assert steps_of(run) == [9, 5]
+    flip_a_bit(directory_of(run / CHECKPOINTS, 9))
+    stop_after(often, run, 8)
+    assert steps_of(run) == [8, 5]
     assert "is damaged (checksum of table-00000-of-00001.safetensors differs)" in caplog.text
-    assert_same(tmp_path / "stopped", tmp_path / "through", result, expected)
+    result = trainer(often, run).fit()
+    assert_same(run, tmp_path / "through", result, expected)
 
 
 def spoil(config: Config, value: float, column: str = "price", split: str = "train") -> str:

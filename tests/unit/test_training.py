@@ -15,7 +15,6 @@ from nfm.calibration import ScoreReference
 from nfm.checkpoint import (
     Position,
     Tensors,
-    damage,
     dense_tensors,
     list_checkpoints,
     read_position,
@@ -23,6 +22,7 @@ from nfm.checkpoint import (
     restore,
     table_tensors,
 )
+from nfm.checkpoint_keeper import damage
 from nfm.checkpoint_writer import CheckpointWriter
 from nfm.collectives import Alone
 from nfm.epoch_plan import Phase
