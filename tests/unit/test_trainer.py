@@ -62,9 +62,11 @@ def trainer(
     return Trainer(config, manifest, Alone(), run, RunLog(run), step, stop_asked)
 
 
-def stop_after(config: Config, run: Path, steps: int) -> None:
-    stopped = trainer(config, run, lambda: stopped.position.step + 1 == steps)
-    with pytest.raises(StoppedError, match=f"after step {steps}"):
+def stop_after(config: Config, run: Path, steps: int, *, validating: bool = False) -> None:
+    """Stop in that step, or in the validation after it."""
+    asked_after = steps if validating else steps - 1
+    stopped = trainer(config, run, lambda: stopped.position.step == asked_after)
+    with pytest.raises(StoppedError, match=f"after step {steps},"):
         stopped.fit()
 
 
@@ -81,9 +83,13 @@ def assert_same(run: Path, other: Path, result: Result, expected: Result) -> Non
         json.loads(line)["epoch"] for line in (run / "metrics.jsonl").read_text().splitlines()
     ]
     assert epochs == [0, 1, 2]
+    scores, expected_scores = (
+        read_scores(directory_of(path / CHECKPOINTS, result.best_step)) for path in (run, other)
+    )
+    assert scores == expected_scores
 
 
-@pytest.mark.parametrize("stops", [[2], [5, 7], [5, 11], [15]])
+@pytest.mark.parametrize("stops", [[2], [5, 7], [5, 12], [15]])
 def test_a_training_that_was_stopped_ends_as_one_that_was_not(
     config: Config, tmp_path: Path, stops: list[int]
 ) -> None:
@@ -93,6 +99,26 @@ def test_a_training_that_was_stopped_ends_as_one_that_was_not(
         stop_after(config, tmp_path / "stopped", steps)
     result = trainer(config, tmp_path / "stopped").fit()
     assert_same(tmp_path / "stopped", tmp_path / "through", result, expected)
+
+
+def test_the_end_in_a_validation_costs_no_step(config: Config, tmp_path: Path) -> None:
+    """Of a training that was asked to stop, or of its process."""
+    run = tmp_path / "ended"
+    expected = trainer(config, tmp_path / "through").fit()
+    stop_after(config, run, 5, validating=True)
+
+    def lost() -> bool:
+        if ended.position.step == 10:
+            raise RuntimeError("lost")
+        return False
+
+    ended = trainer(config, run, lost)
+    with pytest.raises(RuntimeError, match="lost"):
+        ended.fit()
+    assert steps_of(run)[0] == 10
+    stop_after(config, run, 15, validating=True)
+    result = trainer(config, run).fit()
+    assert_same(run, tmp_path / "through", result, expected)
 
 
 def test_a_finished_training_has_nothing_left_to_do(config: Config, tmp_path: Path) -> None:
