@@ -9,12 +9,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from conf.cells import count_cells
-from conf.errors import DataError
-from conf.manifest import read_manifest
+from conf.errors import DataError, RunError
+from conf.loader import dump_config
+from conf.manifest import read_manifest, write_manifest
 from conf.schema import Config
 from conf.training import CheckpointConfig
+from jobs.train import arguments
+from jobs.train import run as publish
 from nfm.checkpoint import (
     CHECKPOINTS,
     Tensors,
@@ -32,6 +36,7 @@ from nfm.run_log import RunLog
 from nfm.step import build_step
 from nfm.stream import stream_batches
 from nfm.trainer import NotFiniteError, Result, StoppedError, Trainer
+from nfm.worker import CONFIG, RESULT
 from tests.data import make_config
 from tests.distributed.features import write_features
 
@@ -193,6 +198,36 @@ def test_a_damaged_checkpoint_is_passed_over(
     assert "is damaged (checksum of table-00000-of-00001.safetensors differs)" in caplog.text
     result = trainer(often, run).fit()
     assert_same(run, tmp_path / "through", result, expected)
+
+
+def test_a_damaged_best_checkpoint_is_not_published_and_trained_again(tmp_path: Path) -> None:
+    """After the training; the newest checkpoint is of a later epoch, and whole."""
+    sets = ("train.optimizer.learning_rate=0.5", "train.epochs=4", "train.checkpoint.keep=1")
+    config = make_config(tmp_path, *sets)
+    write_features(config, TRAIN_FILES, VALID_FILES)
+    run = Path(config.train.work_path) / "a-model"
+    run.mkdir(parents=True)
+    result = trainer(config, run).fit()
+    best = directory_of(run / CHECKPOINTS, result.best_step)
+    expected = read_weights(best)
+    newest, kept = steps_of(run)
+    assert newest > kept == result.best_step
+    (run / CONFIG).write_text(dump_config(config))
+    write_manifest(str(run), read_manifest(config.features.path))
+    options = arguments().parse_args(["--config", "none", "--resume", run.name])
+
+    flip_a_bit(best)
+    (run / RESULT).write_text(result.to_json())
+    with pytest.raises(RunError, match=rf"'{best}', is damaged \(checksum .*--resume a-model`"):
+        publish(config, options)
+    assert not Path(config.train.path).exists()
+    assert not (run / RESULT).exists(), "nothing would be trained"
+
+    assert trainer(config, run).fit() == result
+    (run / RESULT).write_text(result.to_json())
+    publish(config, options)
+    found = load_file(f"{config.train.path}/a-model/model.safetensors")
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 
 
 def spoil(config: Config, value: float, column: str = "price", split: str = "train") -> str:
