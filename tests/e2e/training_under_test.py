@@ -127,6 +127,10 @@ class Training:
         assert (bundle / "manifest.json").exists()
         return load_file(bundle / "model.safetensors")
 
+    def epochs(self) -> list[dict[str, float]]:
+        """What was logged of each."""
+        return [json.loads(line) for line in (self.run / "metrics.jsonl").read_text().splitlines()]
+
     def assert_unpublished(self) -> None:
         """No bundle is there, whole or not."""
         assert not list(self.place.glob("models/*")) + list(self.place.glob("models/.*"))
