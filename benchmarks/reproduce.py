@@ -135,7 +135,8 @@ def _tune_and_train(
             for seed, of_seed in configs.items()
             if model in COMPARED
         }
-    chosen = {key: value_of(load_config(best), key) for key in config.tune.space}
+    used = config.tune.space.keys() - set(own.get("ignores", ()))
+    chosen = {key: value_of(load_config(best), key) for key in config.tune.space if key in used}
     about = (chosen, config.tune.trials, best)
     return [Trained(protocol, model, seed, *ours[seed], *about, theirs.get(seed)) for seed in SEEDS]
 

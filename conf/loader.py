@@ -14,12 +14,12 @@ from conf.errors import ConfigError
 from conf.schema import Config
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.CSafeLoader):  # the one in C is ten times as fast
     """YAML 1.1 as people read it: 1e-4 is a number and 2024-01-01 stays the text it is."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012 (as in the class above it)
         first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith(":timestamp")]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        for first, resolvers in yaml.CSafeLoader.yaml_implicit_resolvers.items()
     }
 
 
@@ -106,7 +106,7 @@ def _override(data: dict[str, Any], item: str) -> None:
 
 
 def _over_preset(data: dict[str, Any]) -> dict[str, Any]:
-    """The data over the values of the preset that it names."""
+    """The data over the values of the preset that it names, which is then part of it."""
     name = data.get("preset")
     if name is None:
         return data
@@ -115,7 +115,7 @@ def _over_preset(data: dict[str, Any]) -> dict[str, Any]:
     if name not in known:
         raise ConfigError(f"preset: there is no '{name}', there are {', '.join(known)}")
     preset = _parse(presets.joinpath(f"{name}.yaml").read_text(), f"preset {name}")
-    return _merged(preset, data)
+    return _merged(preset, data) | {"preset": None}
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

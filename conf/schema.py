@@ -100,7 +100,8 @@ class Config(Section):
     preset: str | None = Field(
         None,
         description="A file of conf/presets whose values count where this one names none: "
-        "nfm_paper (He & Chua 2017) or nfm_strong (where to begin with a new table).",
+        "nfm_paper (He & Chua 2017) or nfm_strong (where to begin with a new table). A resolved "
+        "configuration has these values, and names no preset.",
     )
     name: str = Field(pattern=NAME, description="Short name of the project.")
     task: Literal["binary", "regression"] = Field(
@@ -159,6 +160,10 @@ class Config(Section):
         strangers = set(self.model.wide_only) - {field.name for field in self.fields}
         if strangers:
             raise ValueError(f"model.wide_only: there is no field '{min(strangers)}'")
+        if self.model.wide_only and self.model.name != "wide_deep":
+            raise ValueError(f"model.wide_only goes with wide_deep, not with {self.model.name}")
+        if len(set(self.model.wide_only)) == len(self.fields):
+            raise ValueError("model.wide_only: names every field, and leaves the deep part none")
         if self.checks.label_rate and self.task != "binary":
             raise ValueError("checks.label_rate goes with task: binary")
         if self.train.batch_size < self.train.num_workers:

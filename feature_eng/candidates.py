@@ -35,6 +35,7 @@ Indices = npt.NDArray[np.int64]
 
 _SEEN, _NUMBER = "_seen", "_number"
 _BLOCK_ROWS = 16_384
+_MIXER = np.int64(-0x61C8864680B583EB)  # 2^64 over the golden ratio (Knuth, TAOCP 3, sec. 6.4)
 _ITEMS = "items.arrow"
 
 
@@ -88,11 +89,14 @@ def find_candidates(
     of_items = [name for name in kept if name not in of_users]
     if config.by is not None and config.by not in of_users:
         raise ConfigError(f"score.by: '{config.by}' is no column of the users, which it must be")
-    user_rows = canonical_score_rows(
-        users, user_fields, dict.fromkeys([*of_users, *wanted.user]), config.optional
-    )
-    item_rows = canonical_score_rows(
-        items, item_fields, dict.fromkeys([*of_items, *wanted.item]), config.optional
+    user_rows, item_rows = (
+        canonical_score_rows(
+            table, of_fields, [k for k in keys if k in mine], [*mine, *names], config.optional
+        )
+        for table, of_fields, mine, names in (
+            (users, user_fields, of_users, wanted.user),
+            (items, item_fields, of_items, wanted.item),
+        )
     )
     types = {field.name: field for rows in (item_rows, user_rows) for field in kept_columns(rows)}
     found = item_rows.toArrow().combine_chunks()
@@ -196,4 +200,5 @@ def _pairs(users: Block, user_n: Indices, items: Block, item_n: Indices) -> Bloc
         name: values.take(pa.array(at)) for side, at in sides for name, values in side.kept.items()
     }
     nulls = {name: null[at] for side, at in sides for name, null in side.nulls.items()}
-    return Block(columns, kept, nulls)
+    key_hashes = users.key_hashes[user_n] * _MIXER + items.key_hashes[item_n]  # modulo 2^64
+    return Block(columns, kept, key_hashes, nulls)

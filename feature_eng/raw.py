@@ -24,7 +24,7 @@ from conf.schema import LabelConfig
 from feature_eng.days import is_in_days, refuse_empty_files
 from feature_eng.spark_errors import first_line
 
-KEYS, SPLIT, DAY, ORDER = "_keys", "_split", "_day", "_order"
+KEYS, KEY_HASH, SPLIT, DAY, ORDER = "_keys", "_key_hash", "_split", "_day", "_order"
 
 _GREATEST_FLOAT32 = (2.0 - 2.0**-23) * 2.0**127
 _DISCRETE = (T.StringType, T.IntegralType, T.BooleanType, T.DateType)

@@ -18,6 +18,7 @@ from conf.errors import RunError
 from conf.manifest import MISSING, PADDING, FieldSpec
 from conf.partition import ScoreFile
 from conf.scoring import EXPLANATION, SCORE
+from feature_eng.raw import KEY_HASH
 from feature_eng.top_rows import best_rows
 from feature_eng.workers import Batches
 
@@ -30,6 +31,7 @@ Scorer = Callable[[dict[str, Array]], Mapping[str, Any]]
 WRITTEN = "path string, rows bigint, bytes bigint, found string"
 MODEL_SCORE = "model_score"
 _ROW_GROUP_ROWS = 1 << 18
+_DICTIONARY_BYTES = 1 << 16  # of a column of a row group; keys of many values are not worth theirs
 _FREQUENT = 100
 
 
@@ -39,11 +41,13 @@ class Block(NamedTuple):
     Attributes:
         columns: Per field, as ``feature_eng.encode`` has them.
         kept: Columns of the scores that the rows have.
+        key_hashes: Of the keys of each row, int64 [n].
         nulls: Per numeric field, whose encoded zero does not tell, whether a row has no value.
     """
 
     columns: dict[str, Array]
     kept: Mapping[str, pa.Array]
+    key_hashes: Array
     nulls: Mapping[str, npt.NDArray[np.bool_]]
 
 
@@ -193,13 +197,14 @@ class ScoreWriter:
         data |= {name: pa.repeat(value, rows) for name, value in self.constants.items()}
         if EXPLANATION in self.schema.names:
             data[EXPLANATION] = scores[EXPLANATION]
-        return pa.table([data[name] for name in self.schema.names], schema=self.schema)
+        table = pa.table([data[name] for name in self.schema.names], schema=self.schema)
+        return table.append_column(KEY_HASH, pa.array(block.key_hashes))
 
 
 def write_file(
     tables: Iterator[pa.Table], schema: pa.Schema, directory: str, path: str
 ) -> ScoreFile | None:
-    """Write tables as one Parquet file; none if there are none.
+    """Write tables as one Parquet file, and their keys' hashes beside it; none if there are none.
 
     Raises:
         RunError: Not all rows are in it.
@@ -207,21 +212,35 @@ def write_file(
     first = next(tables, None)
     if first is None:
         return None
-    fs, plain = storage.filesystem(f"{directory}/{path}")
+    fs, directory = storage.filesystem(directory)
+    plain = f"{directory}/{path}"
     texts = [field.name for field in schema if field.name != SCORE and not _is_nested(field.type)]
     rows = 0
     with (
         fs.open(plain, "wb") as file,
-        pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=texts) as writer,
+        fs.open(f"{directory}/{key_file(path)}", "wb") as hashes,
+        pq.ParquetWriter(
+            file,
+            schema,
+            compression="zstd",
+            use_dictionary=texts,
+            dictionary_pagesize_limit=_DICTIONARY_BYTES,
+        ) as writer,
     ):
         for group in _row_groups(itertools.chain([first], tables)):
-            writer.write_table(group)
+            writer.write_table(group.select(schema.names))
+            hashes.write(group[KEY_HASH].to_numpy().tobytes())
             rows += len(group)
     with fs.open(plain, "rb") as file:
         written = pq.read_metadata(file).num_rows
     if written != rows:
         raise RunError(f"'{path}' has {written} rows, {rows} were written: the store damaged it")
     return ScoreFile(path=path, rows=rows, bytes=fs.size(plain))
+
+
+def key_file(path: str) -> str:
+    """The name of the file with the hashes of a file's keys, int64 by row; readers skip it."""
+    return f"_{path}.keys"
 
 
 def _row_groups(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:

@@ -16,12 +16,14 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import to_arrow_schema
 
+from conf import storage
 from conf.errors import DataError
 from conf.manifest import FieldSpec
 from conf.partition import EXPLANATION_TYPE, ScoreFile
 from conf.scoring import EXPLANATION, MODEL_ID, SCORE, SCORED_AT, ScoreConfig
 from feature_eng.encode import encode_rows
 from feature_eng.raw import (
+    KEY_HASH,
     KEYS,
     absent_column,
     field_column,
@@ -32,7 +34,7 @@ from feature_eng.raw import (
     rows_of_days,
     value_hash,
 )
-from feature_eng.scored_files import WRITTEN, Block, Found, ScoreWriter, write_file
+from feature_eng.scored_files import WRITTEN, Block, Found, ScoreWriter, key_file, write_file
 from feature_eng.shipped import Shipped
 from feature_eng.value_index import ValueIndex
 from feature_eng.vocabulary import Vocabulary, by_name
@@ -54,10 +56,11 @@ def rows_of_day(spark: SparkSession, config: ScoreConfig, ds: str) -> DataFrame:
 def canonical_score_rows(
     raw: DataFrame,
     fields: Sequence[FieldSpec],
-    kept: Iterable[str],
+    keys: Sequence[str],
+    columns: Sequence[str] = (),
     optional: Collection[str] = (),
 ) -> DataFrame:
-    """Fields in canonical types or by their hash, and the kept columns as one struct.
+    """Fields in canonical types or by their hash, the kept columns as one struct, the keys' hash.
 
     The values of a field with a vocabulary stay where they are: what travels to the Python workers
     is their ``value_hash``.
@@ -65,20 +68,24 @@ def canonical_score_rows(
     Args:
         raw: The table.
         fields: How each field was fitted.
-        kept: Columns that go into the scores.
+        keys: Columns that name a row of the scores.
+        columns: Others that go into the scores.
         optional: Fields that the table may lack the column of.
 
     Raises:
         DataError: A column is missing or of the wrong type.
     """
-    columns = [
+    canonical = [
         absent_column(field)
         if field.name in optional and not has_source(raw, field)
         else field_column(raw, field)
         for field in fields
     ]
-    rows = raw.select(*columns, key_columns(raw, kept))
-    return rows.select(*map(_by_hash, fields), KEYS)
+    rows = raw.select(*canonical, key_columns(raw, dict.fromkeys([*keys, *columns])))
+    # A hash passes over null: whether a key is null is a key of its own.
+    parts = [part for key in keys for part in (F.col(KEYS)[key], F.col(KEYS)[key].isNull())]
+    hashed = F.xxhash64(F.lit(0), *parts).alias(KEY_HASH)
+    return rows.select(*map(_by_hash, fields), KEYS, hashed)
 
 
 def _by_hash(field: FieldSpec) -> Column:
@@ -116,7 +123,8 @@ class Encoder:
         """One block of all rows."""
         names = tuple(field.name for field in self.fields if field.has_vocabulary)
         columns = encode_rows(rows, self.fields, _load_indices(self.indices.path(), names))
-        yield Block(columns, kept_values(rows), _nulls(rows, self.fields))
+        hashes = rows[KEY_HASH].to_numpy()
+        yield Block(columns, kept_values(rows), hashes, _nulls(rows, self.fields))
 
 
 def kept_values(rows: pa.Table) -> dict[str, pa.Array]:
@@ -195,7 +203,7 @@ def score_rows(rows: DataFrame, writer: ScoreWriter) -> tuple[list[ScoreFile], F
     if writer.top_k is None and scored != found.rows:
         raise DataError(f"{scored} scores of {found.rows} rows came out: nothing was published")
     if not files:
-        nothing = iter([writer.schema.empty_table()])
+        nothing = iter([writer.schema.append(pa.field(KEY_HASH, pa.int64())).empty_table()])
         empty = write_file(nothing, writer.schema, writer.directory, f"{writer.prefix}-0.parquet")
         assert empty
         files = [empty]
@@ -211,24 +219,20 @@ def spread(rows: DataFrame, by: Column) -> DataFrame:
     return rows.repartition(tasks, by)
 
 
-def count_duplicates(
-    spark: SparkSession, directory: str, files: Sequence[ScoreFile], keys: T.StructType
-) -> int:
+def count_duplicates(directory: str, files: Sequence[ScoreFile]) -> int:
     """Rows of scores whose keys, by their 64-bit hash, an earlier row has.
 
-    Sorted on the driver, for a shuffle takes ten times as long; so many at a time as it can hold.
+    Sorted here, for a shuffle takes ten times as long; so many at a time as a driver can hold.
     """
-    rows = spark.read.schema(keys).parquet(*(f"{directory}/{file.path}" for file in files))
-    # A hash passes over null: whether a key is null is a key of its own.
-    columns = [F.col(quoted(key)) for key in keys.names]
-    hashed = F.xxhash64(*columns, *(column.isNull() for column in columns))
-    hashes = rows.select(hashed.alias("keys"))
     parts = 1 + sum(file.rows for file in files) // _SORTED_ROWS
-    return sum(
-        _repeated(hashes.where(F.pmod("keys", F.lit(parts)) == part)) for part in range(parts)
-    )
+    return sum(_repeated(directory, files, part, parts) for part in range(parts))
 
 
-def _repeated(hashes: DataFrame) -> int:
-    found = np.sort(hashes.toArrow()["keys"].to_numpy())
-    return int(np.count_nonzero(found[1:] == found[:-1]))
+def _repeated(directory: str, files: Sequence[ScoreFile], part: int, parts: int) -> int:
+    found = [np.empty(0, np.int64)]
+    for file in files:
+        fs, plain = storage.filesystem(f"{directory}/{key_file(file.path)}")
+        hashes = np.frombuffer(fs.cat_file(plain), np.int64)
+        found.append(hashes if parts == 1 else hashes[hashes % parts == part])
+    ordered = np.sort(np.concatenate(found))
+    return int(np.count_nonzero(ordered[1:] == ordered[:-1]))

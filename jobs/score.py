@@ -97,7 +97,7 @@ def run(config: Config, options: argparse.Namespace) -> Stage:
         files, found = score_rows(work.rows, writer)
         _refuse_lost_pairs(work, found)
         clock.lap("score")
-        checks = _check(spark, config, bundle, before, work.kept, published.directory, files, found)
+        checks = _check(config, bundle, before, published.directory, files, found)
         settle_gates(checks, f"{work.source} of {options.ds}", forced=options.force)
         clock.lap("check")
         manifest = PartitionManifest(
@@ -154,8 +154,7 @@ def _work(
 ) -> Work:
     raw = rows_of_day(spark, config.score, options.ds)
     if options.candidates == "rows":
-        kept = [*keys, *config.score.columns]
-        rows = canonical_score_rows(raw, fields, kept, config.score.optional)
+        rows = canonical_score_rows(raw, fields, keys, config.score.columns, config.score.optional)
         name = config.score.raw.name
         return Work(rows, kept_columns(rows), lambda model: model.encoder(fields), name)
     found = find_candidates(raw, config.score, fields, keys, options.ds)
@@ -179,11 +178,9 @@ def _refuse_lost_pairs(work: Work, found: Found) -> None:
 
 
 def _check(
-    spark: SparkSession,
     config: Config,
     bundle: Bundle,
     before: PartitionManifest | None,
-    kept: T.StructType,
     directory: str,
     files: Sequence[ScoreFile],
     found: Found,
@@ -193,8 +190,7 @@ def _check(
     fields, reference = bundle.manifest.fields, bundle.scores.cells
     checks = check_scores(gates, fields, found, reference, before, config.score.optional)
     if gates.duplicate_keys != "ignore":
-        types = T.StructType([kept[key] for key in keys])
-        duplicates = count_duplicates(spark, directory, files, types)
+        duplicates = count_duplicates(directory, files)
         checks.append(check_keys(gates.duplicate_keys, duplicates, keys))
     return checks
 

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from conf import storage
-from conf.errors import ConfigError
+from conf.errors import ConfigError, RunError
 from conf.manifest import CONFIGURED, FieldSpec, Manifest, read_manifest
 from conf.schema import Config
 from feature_eng.fields import unfitted_specs
@@ -14,12 +14,15 @@ from jobs.session import spark_session
 from jobs.spark_workers import workers_in_spark
 from nfm.bundle import load_bundle, new_model_id, write_bundle
 from nfm.checkpoint import CHECKPOINTS, directory_of, read_scores, read_weights
+from nfm.checkpoint_keeper import damage
 from nfm.epoch_plan import plan_epoch
 from nfm.launch.forked import start_forked
 from nfm.launch.gang import StartGang, start_horovodrun
 from nfm.launch.run_directory import NEWEST, run_to_resume
 from nfm.launch.supervisor import launch
 from nfm.registry import resolve_start
+from nfm.trainer import Result
+from nfm.worker import RESULT
 
 EXAMPLES = """\
   python -m jobs.train --config conf/movielens100k.yaml --num-workers 2
@@ -37,7 +40,7 @@ def run(config: Config, options: argparse.Namespace) -> Stage:
     begun = run_to_resume(config, manifest, options.resume) if options.resume else None
     work = begun or Path(config.train.work_path) / new_model_id(config)
     result = launch(config, manifest, work, resume=begun is not None, start=starter(config))
-    best = directory_of(work / CHECKPOINTS, result.best_step)
+    best = checkpoint_of(result, work)
     path = f"{config.train.path}/{work.name}"
     metrics = {"best_epoch": result.best_epoch, **result.metrics}
     write_bundle(path, config, manifest, read_weights(best), metrics, read_scores(best))
@@ -74,6 +77,22 @@ def plan(config: Config, options: argparse.Namespace) -> list[str]:
         *([f"begins from '{config.train.init_from}'"] if config.train.init_from else []),
         *([f"goes on with '{begun}'"] if begun else []),
     ]
+
+
+def checkpoint_of(result: Result, work: Path) -> Path:
+    """The checkpoint of the best epoch, held against its checksums.
+
+    Raises:
+        RunError: It is damaged. Whoever goes on trains again from the newest one before it.
+    """
+    best = directory_of(work / CHECKPOINTS, result.best_step)
+    if found := damage(best):
+        (work / RESULT).unlink()
+        raise RunError(
+            f"the checkpoint of the best epoch, '{best}', is damaged ({found}): nothing was "
+            f"published; `jobs.train --resume {work.name}` trains again from the one before"
+        )
+    return best
 
 
 def starter(config: Config) -> StartGang:

@@ -43,8 +43,8 @@ def run_ahead(items: Generator[T, None, None], depth: int, name: str) -> Generat
 
     def work() -> None:
         end = _End()
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         try:
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
             while not closed.is_set():
                 ready.put(next(items))
                 room.acquire()

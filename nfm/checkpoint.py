@@ -10,7 +10,7 @@ far, what the validation found of the scores.
 import hashlib
 import json
 import os
-import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from nfm.step import TrainStep
 CHECKPOINTS = "checkpoints"  # below the directory of a run
 STATE, DENSE = "state.json", "dense.safetensors"
 Tensors = dict[str, torch.Tensor]
+_CHUNK_BYTES = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -129,40 +130,32 @@ def read_scores(checkpoint: Path) -> ScoreReference:
     return ScoreReference.from_json(json.loads((checkpoint / STATE).read_text())["scores"])
 
 
+def read_checksums(checkpoint: Path) -> dict[str, str]:
+    """SHA-256 in hex of each file."""
+    checksums: dict[str, str] = json.loads((checkpoint / STATE).read_text())["sha256"]
+    return checksums
+
+
 def write_state(
-    checkpoint: Path, position: Position, checksums: dict[str, str], scores: ScoreReference | None
+    checkpoint: Path,
+    position: Position,
+    checksums: dict[str, str],
+    scores: ScoreReference | None = None,
 ) -> None:
-    """Write the last file of a checkpoint."""
+    """Write the last file of a checkpoint, in one step also where there is one."""
     state = {"position": asdict(position), "sha256": checksums}
     if scores:
         state["scores"] = scores.to_json()
-    (checkpoint / STATE).write_text(json.dumps(state, indent=1))
-    sync(checkpoint / STATE)
+    temporary = checkpoint / f"{STATE}.tmp"
+    temporary.write_text(json.dumps(state, indent=1))
+    sync(temporary)
+    temporary.replace(checkpoint / STATE)
+    sync(checkpoint)
 
 
 def list_checkpoints(checkpoints: Path) -> list[Path]:
     """Those that were published, the newest first."""
     return sorted(checkpoints.glob("step-*"), reverse=True)
-
-
-def damage(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint, or None: every file is read and its checksum compared."""
-    try:
-        expected = json.loads((checkpoint / STATE).read_text())["sha256"]
-        read_position(checkpoint)
-        differing = [name for name in expected if checksum(checkpoint / name) != expected[name]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"{type(error).__name__}: {error}"
-    return f"checksum of {differing[0]} differs" if differing else None
-
-
-def prune(checkpoints: Path, keep: int) -> None:
-    """Remove all but the newest ones, and those of the best epochs that they know of."""
-    newest = [path for path in list_checkpoints(checkpoints) if _has_state(path)][:keep]
-    best = {directory_of(checkpoints, read_position(path).best_step) for path in newest}
-    for path in list_checkpoints(checkpoints):
-        if path not in newest and path not in best:
-            shutil.rmtree(path)
 
 
 def write_tensors(path: Path, tensors: Tensors) -> str:
@@ -194,19 +187,14 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def checksum(path: Path) -> str:
-    """SHA-256 of a file in hex."""
+def checksum(path: Path, alive: Callable[[], None] = lambda: None) -> str:
+    """SHA-256 of a file in hex; calls ``alive`` as it goes."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _has_state(checkpoint: Path) -> bool:
-    """Whether its position can be read; its tensors may be damaged all the same."""
-    try:
-        read_position(checkpoint)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-    return True
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            alive()
+    return digest.hexdigest()
 
 
 def _table_files(checkpoint: Path) -> list[Path]:

@@ -1,10 +1,10 @@
 """Writes checkpoints beside the steps, so that the workers wait only for a copy in memory."""
 
 import json
-import logging
 import shutil
-import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from conf.errors import RunError
@@ -15,19 +15,19 @@ from nfm.checkpoint import (
     Tensors,
     dense_tensors,
     directory_of,
-    prune,
+    read_checksums,
     sync,
     table_file,
     table_tensors,
     write_state,
     write_tensors,
 )
+from nfm.checkpoint_keeper import prune
 from nfm.collectives import Collectives
 from nfm.step import TrainStep
 
 _POLL_S = 0.05
-
-logger = logging.getLogger(__name__)
+_SAY_S = 1.0
 
 
 class CheckpointWriter:
@@ -43,26 +43,31 @@ class CheckpointWriter:
         workers: Who writes together.
         keep: Newest checkpoints kept, beside those of the best epochs.
         timeout_s: How long rank 0 waits for the others' files.
+        alive: Called about once a second while the steps wait for what is being written.
     """
 
-    def __init__(self, directory: Path, workers: Collectives, keep: int, timeout_s: float) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        workers: Collectives,
+        keep: int,
+        timeout_s: float,
+        alive: Callable[[], None] = lambda: None,
+    ) -> None:
         self.directory, self.workers = directory, workers
-        self.keep, self.timeout_s = keep, timeout_s
-        self._thread: threading.Thread | None = None
-        self._error: Exception | None = None
+        self.keep, self.timeout_s, self.alive = keep, timeout_s, alive
+        self._thread = ThreadPoolExecutor(1)
+        self._under_way: list[Future[None]] = []
         if workers.rank == 0:  # what a run left half-written that was killed
             for leftover in directory.glob(".step-*"):
                 shutil.rmtree(leftover)
 
-    def write(
-        self, step: TrainStep, position: Position, scores: ScoreReference | None = None
-    ) -> None:
+    def write(self, step: TrainStep, position: Position) -> None:
         """Copy the state and write it in the background.
 
         Args:
             step: The state.
-            position: Where the training stands.
-            scores: What a validation found, if this checkpoint is that of the best epoch so far.
+            position: Where the training stands; there is no checkpoint of as many steps.
 
         Raises:
             RunError: The checkpoint before this one could not be written.
@@ -81,49 +86,55 @@ class CheckpointWriter:
             name: {key: tensor.to("cpu", copy=True) for key, tensor in tensors.items()}
             for name, tensors in files.items()
         }
-        self._thread = threading.Thread(target=self._write, args=(copies, shards, position, scores))
-        self._thread.start()
+        self._under_way.append(self._thread.submit(self._write, copies, shards, position))
+
+    def record(self, position: Position, scores: ScoreReference | None) -> None:
+        """Have the newest checkpoint say what the validation of its epoch came to.
+
+        Args:
+            position: Where the training stands, at the same step.
+            scores: What was found of the scores, if the epoch is the best so far.
+        """
+        if self.workers.rank == 0:
+            self._under_way.append(self._thread.submit(self._record, position, scores))
 
     def wait(self) -> None:
-        """Wait until the last one is written.
+        """Wait until all is written.
 
         Raises:
             RunError: It could not be.
         """
-        if self._thread:
-            self._thread.join()
-            self._thread = None
-        if self._error:
-            raise RunError(
-                f"no checkpoint could be written to '{self.directory}': {self._error}; the "
-                f"earlier ones are whole. Make room or mend the store, then go on with --resume"
-            )
-
-    def _write(
-        self,
-        files: dict[str, Tensors],
-        shards: int,
-        position: Position,
-        scores: ScoreReference | None,
-    ) -> None:
+        while wait(self._under_way, _SAY_S).not_done:
+            self.alive()
         try:
-            final = directory_of(self.directory, position.step)
-            staging = final.with_name(f".{final.name}")
-            staging.mkdir(parents=True, exist_ok=True)
-            sums = {name: write_tensors(staging / name, part) for name, part in files.items()}
-            note = staging / _note(self.workers.rank)
-            note.with_suffix(".tmp").write_text(json.dumps(sums))
-            note.with_suffix(".tmp").rename(note)
-            if self.workers.rank == 0:
-                notes = [staging / _note(rank) for rank in range(shards)]
-                checksums = self._gather(notes)
-                write_state(staging, position, checksums, scores)
-                shutil.rmtree(final, ignore_errors=True)  # a damaged one of the same step
-                staging.rename(final)
-                sync(self.directory)
-                prune(self.directory, self.keep)
+            for done in self._under_way:
+                done.result()
         except Exception as error:
-            self._error = error
+            raise RunError(
+                f"no checkpoint could be written to '{self.directory}': {error}; the "
+                f"earlier ones are whole. Make room or mend the store, then go on with --resume"
+            ) from None
+        self._under_way.clear()
+
+    def _write(self, files: dict[str, Tensors], shards: int, position: Position) -> None:
+        final = directory_of(self.directory, position.step)
+        staging = final.with_name(f".{final.name}")
+        staging.mkdir(parents=True, exist_ok=True)
+        sums = {name: write_tensors(staging / name, part) for name, part in files.items()}
+        note = staging / _note(self.workers.rank)
+        note.with_suffix(".tmp").write_text(json.dumps(sums))
+        note.with_suffix(".tmp").rename(note)
+        if self.workers.rank == 0:
+            notes = [staging / _note(rank) for rank in range(shards)]
+            write_state(staging, position, self._gather(notes))
+            staging.rename(final)
+            sync(self.directory)
+            prune(self.directory, self.keep)
+
+    def _record(self, position: Position, scores: ScoreReference | None) -> None:
+        final = directory_of(self.directory, position.step)
+        write_state(final, position, read_checksums(final), scores)
+        prune(self.directory, self.keep)
 
     def _gather(self, notes: list[Path]) -> dict[str, str]:
         """The checksums of all workers' files, when they are all there."""

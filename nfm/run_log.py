@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import time
 from pathlib import Path
 
@@ -29,16 +30,24 @@ class RunLog:
 
         self._events = SummaryWriter(str(directory / "tensorboard"))
         self._next_progress = 0.0
+        self._at = (0, 0, 1)
 
     def start(self, epoch: int) -> None:
-        """Forget the epochs that a resumed training takes again."""
+        """Forget the epochs that a resumed training takes again, and a line cut short."""
         if self._metrics.exists():
-            lines = self._metrics.read_text().splitlines(keepends=True)
-            kept = [line for line in lines if json.loads(line)["epoch"] < epoch]
-            self._metrics.write_text("".join(kept))
+            lines = self._metrics.read_bytes().splitlines()
+            kept = [line + b"\n" for line in lines if _is_before(epoch, line)]
+            temporary = self._metrics.with_suffix(".tmp")
+            temporary.write_bytes(b"".join(kept))
+            temporary.replace(self._metrics)
+
+    def alive(self) -> None:
+        """Say once more where the run stands: there is no step, for a disk is at work."""
+        self.progress(*self._at)
 
     def progress(self, epoch: int, step: int, steps: int) -> bool:
         """Say where the run stands, a few times a second at most; true if it was said."""
+        self._at = (epoch, step, steps)
         now = time.monotonic()
         if now < self._next_progress:
             return False
@@ -52,6 +61,8 @@ class RunLog:
         """Add an epoch's metrics to every log."""
         with self._metrics.open("a") as file:
             file.write(json.dumps({"epoch": epoch, **metrics}) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # the checkpoint that counts the epoch as done comes after it
         for name, value in metrics.items():
             self._events.add_scalar(name, value, epoch)
         shown = " ".join(
@@ -64,3 +75,12 @@ class RunLog:
     def close(self) -> None:
         """Flush the events."""
         self._events.close()
+
+
+def _is_before(epoch: int, line: bytes) -> bool:
+    """Whether a line is of an earlier epoch; a full disk or a power cut may have cut it short."""
+    try:
+        found: int = json.loads(line)["epoch"]
+    except ValueError:
+        return False
+    return found < epoch

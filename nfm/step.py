@@ -80,8 +80,11 @@ class TrainStep:
         self.autocast = self.device.type == "cuda" and config.precision == "bf16"
         self.dense = DenseParameters(model, config, told=3)
         self.clip_norm = config.optimizer.clip_norm
+        # The rest is for the sum over some hundred workers.
+        self.safe_reach = math.sqrt(torch.finfo(table.weight_RD.dtype).max) / 1024
         self.buffers = list(model.buffers())
         self.buffers_before = [buffer.clone() for buffer in self.buffers]
+        self.rows_learnt = 0  # of this worker, since all had the same running statistics
 
     def __call__(
         self, batch: Batch, all_rows: int, *, factor: float = 1.0, stop: bool = False
@@ -108,29 +111,36 @@ class TrainStep:
         (loss / all_rows).backward()
         # A model may have no use for a part of it.
         grads = tuple(torch.zeros_like(p) if p.grad is None else p.grad for p in read)
-        # 0 * the gradient is 0, or NaN where some of it is not finite.
-        upstream = 0 * torch.stack([grad.sum() for grad in grads]).sum()
-        told = loss.detach(), upstream, loss.new_tensor(float(stop))
+        extreme = ~(_reach(batch.x_BS.flatten(), grads) < self.safe_reach)  # also where it is NaN
+        told = loss.detach(), extreme.to(loss.dtype), loss.new_tensor(float(stop))
         summed_later = self.dense.sum_gradients(self.workers, told)
         penalties = self.l1_D / all_rows, self.l2_D / all_rows
         self.table.send(self.lookup, Upstream(grads, *penalties))
         summed = summed_later()
-        all_loss, _, stops = summed[-3:].tolist()
-        finite = self._learn(summed, factor)
+        all_loss, extremes, stops = summed[-3:].tolist()
+        finite = self._learn(summed, factor, measured=extremes > 0 or self.clip_norm is not None)
         if not finite:
             _copy(self.buffers_before, self.buffers)
+        elif len(batch) > 1:  # one row has no variance to learn from
+            self.rows_learnt += len(batch)
         return Outcome(all_loss, finite, stop=stops > 0)
 
-    def _learn(self, summed: torch.Tensor, factor: float) -> bool:
-        """Step all parameters, unless something is not finite; returns whether it was."""
-        finite = math.isfinite(summed.sum().item())
+    def _learn(self, summed: torch.Tensor, factor: float, *, measured: bool) -> bool:
+        """Step all parameters, unless something is not finite; returns whether it was.
+
+        Args:
+            summed: What the workers told each other.
+            factor: What the learning rates are multiplied by.
+            measured: Whether the norm of the gradient has to be known first.
+        """
         grad_1N, scale = self.dense.gradient(summed), 1.0
-        table_square = self.table.receive(measured=self.clip_norm is not None)
-        if self.clip_norm is not None:  # as torch.nn.utils.clip_grad_norm_
-            norm = math.sqrt(table_square + squared_norm(grad_1N))
-            finite = finite and math.isfinite(norm)
-            scale = min(1.0, self.clip_norm / (norm + 1e-6))
+        square = self.table.receive(measured=measured)
+        if measured:
+            square += squared_norm(grad_1N)
+        finite = math.isfinite(summed.sum().item()) and math.isfinite(square)
         if finite:
+            if self.clip_norm is not None:  # as torch.nn.utils.clip_grad_norm_
+                scale = min(1.0, self.clip_norm / (math.sqrt(square) + 1e-6))
             self.table.optimizer.factor = self.dense.optimizer.factor = factor
             self.table.learn(scale)
             self.dense.learn(grad_1N if scale == 1 else scale * grad_1N)
@@ -143,6 +153,19 @@ class TrainStep:
         batch = batch.owned_by(self.table.shards).to(self.device)
         rows = self.table.read(batch, learning=False)
         return self._logits(self.lookup.forward(rows, batch)).cpu()
+
+    def average_statistics(self) -> None:
+        """Make batch norm's running statistics the same again where each worker learns its own.
+
+        Those of a worker count by the rows that it has learnt them from since they were the same:
+        one whose files ran out, or who never had rows, has nothing to say. All workers call it.
+        """
+        sizes = [buffer.numel() for buffer in self.buffers]
+        mine = torch.cat([*map(torch.flatten, self.buffers), torch.ones(1, device=self.device)])
+        summed = self.workers.sum(self.rows_learnt * mine.double(), "statistics")
+        if summed[-1] > 0:
+            _copy(list((summed[:-1] / summed[-1]).split(sizes)), self.buffers)
+        self.rows_learnt = 0
 
     def _logits(self, read: Tensors) -> torch.Tensor:
         with torch.autocast("cuda", torch.bfloat16, enabled=self.autocast):
@@ -182,6 +205,23 @@ def build_step(
     table = new_table(config, num_features, workers, dtype, device)
     objective = Objective(config.task, config.loss)
     return TrainStep(model, table, fields, workers, objective, config.train, compiled=compiled)
+
+
+def _reach(x_N: torch.Tensor, grads: Tensors) -> torch.Tensor:
+    """How far a worker's gradient of the table can reach; looking at all of it would take a sweep.
+
+    A row's gradient sums x g (s - x v), or x g, over its occurrences. The squares of s and of x v
+    are part of what the model read, so neither is above the root of the largest number where that
+    was finite. Sums of |x g|, and of x^2 |g|, which the compiled loops take first, are no more than
+    this: (N + sum of x^2) |g|. So a reach well below the root of the largest number leaves no
+    gradient infinite or NaN.
+
+    Args:
+        x_N: Values of the features in all slots of the batch.
+        grads: The gradient at what the model read.
+    """
+    size = torch.stack([torch.linalg.vector_norm(grad) for grad in grads]).sum()
+    return (len(x_N) + x_N.dot(x_N)) * size
 
 
 def _copy(tensors: list[torch.Tensor], into: list[torch.Tensor]) -> None:

@@ -28,7 +28,8 @@ from nfm.row_optimizers import (
     step_rows,
 )
 
-# Rows that share a random generator: any worker can make its own without making all the others'.
+# Rows that are drawn at once, so that the draws take little memory. Every worker draws all rows and
+# keeps its own: so the table is the same for any number of workers.
 _CHUNK_ROWS = 1 << 16
 
 RowGradient = tuple[torch.Tensor, torch.Tensor]  # distinct rows [U], and their gradients [U, D]
@@ -114,7 +115,7 @@ class ReplicatedTable:
         """Add up the gradients; one worker waits with it to ``learn``, unless it is measured."""
         self.summed: RowGradient | None = None
         if self.workers.size > 1:
-            self.summed = _sum_by_row(self.ids_M(), self.grad_MD())
+            self.summed = sum_by_row(self.ids_M(), self.grad_MD())
         elif measured:
             self.summed = self.ids_U, self.lookup.gradient(self.upstream)
         return squared_norm(self.summed[1]) if self.summed and measured else 0.0
@@ -166,7 +167,7 @@ class ShardedTable:
     def receive(self, *, measured: bool) -> float:
         """Add up the gradients of the rows that workers read of this one; the norm is of all."""
         grad_MD, _ = self.grad_MD()
-        self.summed = _sum_by_row(self.asked_M, grad_MD)
+        self.summed = sum_by_row(self.asked_M, grad_MD)
         if not measured:
             return 0.0
         mine = torch.tensor([squared_norm(self.summed[1])], dtype=torch.float64)
@@ -213,12 +214,13 @@ def new_table(
     return ReplicatedTable(weight_RD, optimizer, workers)
 
 
-def _sum_by_row(index_M: torch.Tensor, grad_MD: torch.Tensor) -> RowGradient:
-    """Distinct rows and their gradients, each added up in the order in which its parts came."""
+def sum_by_row(index_M: torch.Tensor, grad_MD: torch.Tensor) -> RowGradient:
+    """Distinct rows and their gradients, of the same parts always the same to the last bit."""
     groups = group(index_M)
     if grad_MD.is_cuda:
+        # Not index_add_, whose order changes: replicas would drift apart. This sorts the indices.
         grad_UD = grad_MD.new_zeros(len(groups.ids_U), grad_MD.shape[1])
-        grad_UD.index_add_(0, groups.inverse_N, grad_MD)
+        grad_UD.index_put_((groups.inverse_N.long(),), grad_MD, accumulate=True)
     else:
         grad_UD = torch.empty(len(groups.ids_U), grad_MD.shape[1], dtype=grad_MD.dtype)
         row_kernels.sum_rows(

@@ -27,13 +27,16 @@ class TableModel(nn.Module):
     Attributes:
         reads: What it reads of the table.
         bias: w0.
+        deep: Positions of the fields that the layers see, in their order.
     """
 
     reads: ClassVar[Reading]
+    deep: list[int]
 
     def __init__(self, config: ModelConfig, fields: Sequence[FieldSpec], layers: "Layers") -> None:
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(1))
+        self.deep = list(range(len(fields)))
 
 
 class Layers:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -20,15 +21,14 @@ from nfm.calibration import ScoreReference
 from nfm.checkpoint import (
     CHECKPOINTS,
     Position,
-    damage,
     dense_tensors,
     directory_of,
-    list_checkpoints,
     read_position,
     restore,
 )
+from nfm.checkpoint_keeper import newest_whole
 from nfm.checkpoint_writer import CheckpointWriter
-from nfm.collectives import Collectives
+from nfm.collectives import Collectives, same_everywhere
 from nfm.diagnosis import blame
 from nfm.epoch_plan import EpochPlan, plan_epoch
 from nfm.file_cache import FileCache
@@ -39,6 +39,8 @@ from nfm.schedule import factor_at
 from nfm.step import TrainStep
 from nfm.stream import stream_batches
 from nfm.tally import Tallier, Tally
+
+_LOOK_EVERY = 20  # steps of a validation: to ask all workers costs as much as one of them
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +86,8 @@ class Trainer:
         run: Directory of the run; a checkpoint below it is where the training goes on.
         log: Rank 0's log; None on the others.
         step: The model and its table, at step 0.
-        stop_asked: Tells whether this worker was asked to stop; called at every step.
+        stop_asked: Tells whether this worker was asked to stop; called at every step, and
+            every few of a validation.
     """
 
     def __init__(
@@ -104,7 +107,11 @@ class Trainer:
         self.checkpoints = run / CHECKPOINTS
         train = config.train
         self.writer = CheckpointWriter(
-            self.checkpoints, workers, train.checkpoint.keep, train.stall_timeout_s
+            self.checkpoints,
+            workers,
+            train.checkpoint.keep,
+            train.stall_timeout_s,
+            self._say_alive,
         )
         self.cache = FileCache(train.cache, manifest) if train.cache else None
         self.position = Position()
@@ -113,7 +120,7 @@ class Trainer:
         """Train until the epochs are through or validation stops getting better.
 
         Raises:
-            StoppedError: ``stop_asked`` said so on some worker; a checkpoint was written.
+            StoppedError: ``stop_asked`` said so on some worker; there is a checkpoint of the step.
             NotFiniteError: Too many steps, or the validation, came out infinite or NaN.
             DataError: The metric of early stopping does not exist on the validation rows.
             RunError: A checkpoint could not be written.
@@ -136,10 +143,15 @@ class Trainer:
         return at.epoch >= self.config.train.epochs or waited >= patience
 
     def _run_epoch(self) -> None:
-        """Train, validate, write a checkpoint and the log."""
+        """Train, write a checkpoint, and validate while it is being written.
+
+        The validation changes no weight: all that it adds to the checkpoint is what it found.
+        """
         epoch, began, rows = self.position.epoch, time.monotonic(), self._train_epoch()
         rate = rows / (time.monotonic() - began)
         self._average_statistics()
+        if rows:  # else the epoch's steps were in the checkpoint that the training goes on from
+            self.writer.write(self.step, self.position)
         loss = self.position.loss / self.manifest.splits["train"].rows
         tally = self._validate()
         found, scores = self._metrics(tally), None
@@ -151,10 +163,10 @@ class Trainer:
             at = replace(at, best_epoch=epoch, best_step=at.step, best_metrics=found)
             scores = ScoreReference.of(tally, self.objective)
         self.position = at
-        self.writer.write(self.step, at, scores)
         if self.log:
             valid = {f"valid_{name}": value for name, value in found.items()}
             self.log.epoch(epoch, {"train_loss": loss, **valid, "rows_per_s": rate})
+        self.writer.record(at, scores)
 
     def _train_epoch(self) -> int:
         """Take the steps that are left of the epoch; returns the rows of all workers in them."""
@@ -197,13 +209,18 @@ class Trainer:
         if outcome.stop:
             self._average_statistics()
             self.writer.write(self.step, self.position)
-            self.writer.wait()
-            # Launchers kill the others when one worker has ended; rank 0 may still be writing.
-            self.workers.sum(torch.zeros(1), "stop.written")
-            raise StoppedError(
-                f"stopped as asked after step {self.position.step}, in epoch {at.epoch + 1}, with "
-                f"a checkpoint of it"
-            )
+            self._stop()
+
+    def _stop(self) -> NoReturn:
+        """End as asked, when the checkpoint of this step is written."""
+        self.writer.wait()
+        # Launchers kill the others when one worker has ended; rank 0 may still be writing.
+        self.workers.sum(torch.zeros(1), "stop.written")
+        at = self.position
+        raise StoppedError(
+            f"stopped as asked after step {at.step}, in epoch {at.epoch + 1}, with a checkpoint "
+            f"of it"
+        )
 
     def _skip(self, batch: Batch) -> None:
         """Leave out a step that is not finite, or give up."""
@@ -233,6 +250,8 @@ class Trainer:
         tallier = Tallier(self.manifest.fields, [group_by] if group_by else [])
         with contextlib.closing(batches):
             for number in range(plan.steps):
+                if number % _LOOK_EVERY == 0 and self._stop_asked():
+                    self._stop()
                 batch = next(batches, self.nothing)
                 tallier.add(self.step.predict(batch), batch)
                 self._say_progress(number, plan.steps)
@@ -243,6 +262,11 @@ class Trainer:
                 "train.optimizer.learning_rate"
             )
         return tally
+
+    def _stop_asked(self) -> bool:
+        """Whether some worker was asked to stop; a validation exchanges nothing that could say."""
+        asked = torch.tensor([float(self.stop_asked())])
+        return self.workers.sum(asked, "stop.asked").item() > 0
 
     def _metrics(self, tally: Tally) -> dict[str, float]:
         """What the rows come to; one of them decides when to stop."""
@@ -259,15 +283,7 @@ class Trainer:
 
     def _restore(self) -> None:
         """Go on from the newest checkpoint that is whole; rank 0 looks which."""
-        chosen = -1
-        for path in list_checkpoints(self.checkpoints) if self.workers.rank == 0 else []:
-            if found := damage(path):
-                logger.warning(
-                    "checkpoint '%s' is damaged (%s); taking the one before", path, found
-                )
-            else:
-                chosen = read_position(path).step
-                break
+        chosen = newest_whole(self.checkpoints, self._say_alive) if self.workers.rank == 0 else -1
         step = int(self.workers.gather(torch.tensor([chosen]), "restore.step")[0])
         if step >= 0:
             path = directory_of(self.checkpoints, step)
@@ -281,18 +297,14 @@ class Trainer:
     def _average_statistics(self) -> None:
         """Batch norm's running statistics, which differ by worker where each has its own."""
         if self.config.model.batch_norm == "local" and self.workers.size > 1:
-            for number, buffer in enumerate(self.step.model.buffers()):
-                mean = self.workers.sum(buffer, f"statistics.{number}") / self.workers.size
-                buffer.copy_(mean)
+            self.step.average_statistics()
 
     def _check_replicas(self) -> None:
         """Every step must have left the same weights on every worker, to the last bit."""
         tensors = [t for name, t in dense_tensors(self.step).items() if name.startswith("model.")]
         if self.step.table.shards == 1:
             tensors.append(self.step.table.weight_RD)
-        digest = torch.stack([tensor.double().sum() for tensor in tensors]).unsqueeze(0)
-        digests = self.workers.gather(digest, "check.replicas")
-        if not torch.equal(digests, digests[:1].expand_as(digests)):
+        if not same_everywhere(self.workers, tensors, "check.replicas"):
             raise RunError(
                 "the workers' weights drifted apart; do all hosts run the same torch build on the "
                 "same kind of processor?"
@@ -316,3 +328,7 @@ class Trainer:
     def _say_progress(self, step: int, steps: int) -> None:
         if self.log:
             self.log.progress(self.position.epoch, step, steps)
+
+    def _say_alive(self) -> None:
+        if self.log:
+            self.log.alive()

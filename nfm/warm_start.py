@@ -46,11 +46,12 @@ def warm_start(
 
 
 def _has_layers_of(bundle: Bundle, model: TableModel, manifest: Manifest) -> bool:
-    """Whether each layer means the same in both: one model, on fields in the same order."""
+    """Whether each layer means the same in both: one model, which gives it the same fields."""
     ours, theirs = (
         (
             type(dense),
             [field.name for field in fields],
+            dense.deep,
             {name: tensor.shape for name, tensor in dense.state_dict().items()},
         )
         for dense, fields in ((model, manifest.fields), (bundle.model, bundle.manifest.fields))

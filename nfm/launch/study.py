@@ -171,7 +171,12 @@ def check_study(config: Config, manifest: Manifest) -> TuneConfig:
         raise ConfigError("the config has no tune section: give its path and its space")
     for key, dimension in tune.space.items():
         for value in dimension.ends:
-            override_config(config, {key: value, "tune": None}, f"tune.space: {key}")
+            wanted = override_config(config, {key: value, "tune": None}, f"tune.space: {key}")
+            if config.train.init_from and wanted.model.factors != config.model.factors:
+                raise ConfigError(
+                    f"tune.space: {key}: a training that begins from a bundle (train.init_from) "
+                    f"has its embedding_dim; leave the key out"
+                )
     if not storage.exists(f"{tune.path}/{CONFIG}"):
         return tune
     before = load_config(f"{tune.path}/{CONFIG}")

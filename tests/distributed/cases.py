@@ -11,6 +11,7 @@ from nfm.batch import Batch
 from nfm.checkpoint import Position, read_tensors
 from nfm.checkpoint_writer import CheckpointWriter
 from nfm.collectives import Collectives
+from nfm.distributed import HorovodWorkers
 from nfm.step import build_step
 from nfm.tally import Tally, merge
 from tests.data import OPTIMIZERS, make_config, plain_fields
@@ -74,16 +75,38 @@ CASES = {
     for model in ("lr", "fm", "fnn", "wide_deep", "deep_cross")
 }
 
+# One worker with the rows of all is no measure of this; tests.distributed.local_norm is.
+LOCAL = Case(
+    ("model.batch_norm=local", "train.optimizer.name=sgd", "train.placement=replicated"),
+    ((16, 9, 0, 3), (5, 1, 0, 16), (16, 0, 0, 2), (16, 7, 0, 1)),
+)
+
 
 def cases_of(world_size: int) -> list[str]:
-    """Names of those that so many workers take: three, for the time's sake, the sharded ones."""
-    return [name for name in CASES if world_size != 3 or "sharded" in name]
+    """Names of those that so many workers take.
+
+    Three, for the time's sake, the sharded ones, and replicated ones with every optimiser.
+    """
+    return [n for n in CASES if world_size != 3 or "sharded" in n or n.endswith("-even")]
+
+
+def batches_of(case: Case, world_size: int) -> list[list[Batch]]:
+    """What the ranks bring to each step."""
+    generator = torch.Generator().manual_seed(11)
+    steps = []
+    for rows in case.rows:
+        batches = [_batch(count, generator) for count in rows[:world_size]]
+        if "weight=importance" in case.overrides:
+            batches = [replace(batch, weight_B=_weights(batch, generator)) for batch in batches]
+        steps.append(batches)
+    return steps
 
 
 def run_case(case: Case, workers: Collectives, world_size: int, root: Path) -> torch.Tensor:
     """Take the case's steps, each rank its own rows, a worker that is alone all of them.
 
-    Leaves a checkpoint of the last step in ``root``; returns the losses.
+    Running statistics of local batch norm are averaged after every second one. Leaves a checkpoint
+    of the last step in ``root``; returns the losses.
     """
     root.mkdir(parents=True, exist_ok=True)
     scratch = root / f"config-{workers.rank}"
@@ -91,17 +114,52 @@ def run_case(case: Case, workers: Collectives, world_size: int, root: Path) -> t
     config = make_config(scratch, "model.dropout=0.0", *case.overrides)
     writer = CheckpointWriter(root, workers, keep=1, timeout_s=60.0)
     step = build_step(config, FIELDS, workers, dtype=torch.float64)
-    generator = torch.Generator().manual_seed(11)
     losses = []
-    for rows in case.rows:
-        batches = [_batch(count, generator) for count in rows[:world_size]]
-        if config.weight:
-            batches = [replace(batch, weight_B=_weights(batch, generator)) for batch in batches]
+    for batches in batches_of(case, world_size):
         mine = batches[workers.rank] if workers.size > 1 else joined(batches)
-        losses.append(step(mine, sum(rows[:world_size])).loss)
+        losses.append(step(mine, sum(map(len, batches))).loss)
+        if case is LOCAL and len(losses) % 2 == 0:
+            step.average_statistics()
     writer.write(step, Position(step=len(losses)))
     writer.wait()
     return torch.tensor(losses, dtype=torch.float64)
+
+
+TRAFFIC = Case(("train.optimizer.name=sgd",), (_EVEN[0],))
+GROWTH = 121  # which is 1 modulo 2, 3 and 4: an id times that has the owner it had
+
+
+def traffic(workers: HorovodWorkers, placement: str, root: Path) -> list[int]:
+    """Bytes that this worker sends in a step, with a small and a GROWTH times larger table."""
+    root.mkdir(parents=True)
+    config = make_config(root, f"train.placement={placement}", *TRAFFIC.overrides)
+    sent = []
+    for times in (1, GROWTH):
+        fields = plain_fields(NUM_FEATURES * times, 1, 3, 1, 1)
+        step = build_step(config, fields, workers, dtype=torch.float64)
+        (batches,) = batches_of(TRAFFIC, workers.size)
+        batch = batches[workers.rank]
+        before = workers.bytes_sent
+        step(replace(batch, ids_BS=batch.ids_BS * times), sum(map(len, batches)))
+        sent.append(workers.bytes_sent - before)
+    return sent
+
+
+def changed_by_an_overflow(workers: Collectives, placement: str, root: Path) -> bool:
+    """Whether a step counts, or changes a row, of which only rank 0's gradient is infinite."""
+    root.mkdir(parents=True)
+    config = make_config(
+        root,
+        *("task=regression", "train.early_stopping.metric=rmse", "model.name=fm"),
+        *("model.embedding_std=0.0", f"train.placement={placement}"),
+    )
+    step = build_step(config, FIELDS, workers)
+    (batches,) = batches_of(TRAFFIC, workers.size)
+    batch = batches[workers.rank]
+    if workers.rank == 0:
+        batch.x_BS[0, 0], batch.label_B[0] = 1e38, 1e6
+    finite = step(batch, sum(map(len, batches))).finite
+    return finite or bool(step.table.weight_RD.any())
 
 
 def everything(checkpoint: Path) -> dict[str, torch.Tensor]:

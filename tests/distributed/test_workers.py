@@ -30,7 +30,9 @@ from tests.distributed.cases import (
     CASES,
     PLACEMENTS,
     STOP_AFTER,
+    TRAFFIC,
     WORLDS,
+    batches_of,
     cases_of,
     everything,
     joined,
@@ -38,6 +40,7 @@ from tests.distributed.cases import (
     tally_of_ranks,
 )
 from tests.distributed.features import write_features
+from tests.distributed.local_norm import train_local
 
 EXACT = {"atol": 1e-6, "rtol": 1e-6}
 
@@ -122,6 +125,44 @@ def test_workers_equal_one_on_the_concatenated_batches(
     for rank in range(world_size):
         seen = json.loads((left / f"rank-{rank}.json").read_text())
         np.testing.assert_allclose(seen, losses, rtol=1e-6)
+
+
+@pytest.mark.parametrize("world_size", WORLDS)
+def test_local_batch_norm_equals_torchs_on_the_rows_of_each(
+    ran: Path, tmp_path: Path, world_size: int
+) -> None:
+    """Running statistics count by their rows; of three workers one never has any."""
+    found = everything(list_checkpoints(ran / str(world_size) / "local")[0])
+    for name, tensor in train_local(tmp_path, world_size).items():
+        torch.testing.assert_close(found[name], tensor, **EXACT, msg=name)
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+@pytest.mark.parametrize("world_size", WORLDS)
+def test_traffic_stays_the_same_when_features_grow(
+    ran: Path, world_size: int, placement: str
+) -> None:
+    """And is: ids of 4 bytes, rows and gradients of 9 numbers, gradients of the layers, sums."""
+    (batches,) = batches_of(TRAFFIC, world_size)
+    distinct = [set(batch.ids_BS.flatten().tolist()) for batch in batches]
+    parameters = 1 + 2 * 8 + 8 * 16 + 2 * 16 + 16  # w0, norm, layer, norm, prediction
+    statistics = sum(4 * width + 1 for width in (8, 16))  # there and back
+    for rank, mine in enumerate(distinct):
+        numbers = parameters + 3 + statistics + 9 * len(mine)
+        if placement == "sharded":
+            numbers += 9 * sum(i % world_size == rank for ids in distinct for i in ids)
+        sent, _ = json.loads((ran / str(world_size) / placement / f"rank-{rank}.json").read_text())
+        assert sent == [8 * numbers + 4 * len(mine)] * 2
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+@pytest.mark.parametrize("world_size", WORLDS)
+def test_all_leave_out_a_step_in_which_one_workers_gradient_is_infinite(
+    ran: Path, world_size: int, placement: str
+) -> None:
+    for rank in range(world_size):
+        path = ran / str(world_size) / placement / f"rank-{rank}.json"
+        assert json.loads(path.read_text())[1] is False
 
 
 def take_epoch_alone(

@@ -1,7 +1,8 @@
 """Run by horovodrun in the tests: all that is asked of some number of workers, in one start.
 
 Usage: python -m tests.distributed.worker DIRECTORY. Takes the steps of the cases, and leaves a
-checkpoint of each as ``<case>/`` with the losses that each rank r saw as ``<case>/rank-<r>.json``.
+checkpoint of each as ``<case>/`` with the losses that each rank r saw as ``<case>/rank-<r>.json``,
+and as ``<placement>/rank-<r>.json`` its traffic and what an overflow did.
 Leaves the metrics of all ranks' predictions as each rank r has them, as ``metrics-<r>.json``.
 Then trains in every ``fit-*`` directory that holds a ``config.yaml``, and in ``again-*``, there in
 float32; and in every ``stop-*`` until rank 0 asks to stop, whose copy ``resumed-*`` goes on.
@@ -23,7 +24,17 @@ from nfm.metrics import metrics
 from nfm.objective import Objective
 from nfm.step import build_step
 from nfm.trainer import StoppedError, Trainer
-from tests.distributed.cases import CASES, STOP_AFTER, cases_of, run_case, tally_of_ranks
+from tests.distributed.cases import (
+    CASES,
+    LOCAL,
+    PLACEMENTS,
+    STOP_AFTER,
+    cases_of,
+    changed_by_an_overflow,
+    run_case,
+    tally_of_ranks,
+    traffic,
+)
 
 
 def fit(
@@ -67,6 +78,12 @@ def main() -> None:
     for name in cases_of(workers.size):
         losses = run_case(CASES[name], workers, workers.size, directory / name)
         (directory / name / f"rank-{workers.rank}.json").write_text(json.dumps(losses.tolist()))
+    run_case(LOCAL, workers, workers.size, directory / "local")
+    for placement in PLACEMENTS:
+        place = directory / placement
+        sent = traffic(workers, placement, place / f"traffic-{workers.rank}")
+        changed = changed_by_an_overflow(workers, placement, place / f"overflow-{workers.rank}")
+        (place / f"rank-{workers.rank}.json").write_text(json.dumps([sent, changed]))
     tally = tally_of_ranks([workers.rank]).gathered(workers)
     found = metrics(tally, Objective("binary", "logistic"))
     (directory / f"metrics-{workers.rank}.json").write_text(json.dumps(found))

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 from pyspark.sql import SparkSession
 from sklearn.metrics import roc_auc_score
@@ -164,6 +165,26 @@ def test_a_bundle_is_a_base_to_build_from(done: Outcome, job: JobCaller, root: P
     assert outcome.code == 0, outcome.err
     outcome = job(build_features, *arguments, "--set", "fields.4.num_buckets=5")
     assert (outcome.code, "field 'age': fitting is" in outcome.err) == (2, True), outcome
+
+
+def test_a_training_begins_from_a_bundle(
+    done: Outcome, job: JobCaller, root: Path, tmp_path: Path
+) -> None:
+    (before,) = (root / "models").iterdir()
+    sets = ["train.epochs=1", "train.optimizer.learning_rate=1e-9", "model.name=fnn"]
+    sets += [f"train.path={tmp_path}/models", f"train.work_path={tmp_path}/work"]
+    options = [part for item in sets for part in ("--set", item)]
+    begin = ("--num-workers", "1", "--init-from", str(before))
+    outcome = job(train, *options, *begin)
+    assert outcome.code == 0, outcome.err
+    (after,) = (tmp_path / "models").iterdir()
+    theirs, ours = load_bundle(str(before)), load_bundle(str(after))
+    rows = len(ours.table_VD)
+    assert f"{rows} of {rows} embeddings from '{before.name}'" in outcome.err
+    torch.testing.assert_close(ours.table_VD, theirs.table_VD, atol=1e-6, rtol=0)
+    assert (ours.config.model.name, ours.config.train.init_from) == ("fnn", str(before))
+    other = job(train, *options, *begin, "--set", "model.embedding_dim=4")
+    assert (other.code, "set model.embedding_dim=8, or train without" in other.err) == (2, True)
 
 
 def test_scoring_again_gives_the_same_partition(done: Outcome, job: JobCaller, root: Path) -> None:

@@ -13,7 +13,8 @@ import psutil
 import torch
 from safetensors.torch import load_file
 
-from nfm.checkpoint import damage, list_checkpoints
+from nfm.checkpoint import list_checkpoints
+from nfm.checkpoint_keeper import damage
 from tests.data import make_config, raw_table, write_config, write_raw
 from tests.distributed.features import write_features
 from tests.e2e.jobs_under_test import ROOT
@@ -125,6 +126,10 @@ class Training:
         (bundle,) = self.place.glob("models/[!.]*")
         assert (bundle / "manifest.json").exists()
         return load_file(bundle / "model.safetensors")
+
+    def epochs(self) -> list[dict[str, float]]:
+        """What was logged of each."""
+        return [json.loads(line) for line in (self.run / "metrics.jsonl").read_text().splitlines()]
 
     def assert_unpublished(self) -> None:
         """No bundle is there, whole or not."""

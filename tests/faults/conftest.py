@@ -31,9 +31,15 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
-    """The weights of a training of two local workers."""
+def left_alone(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Training:
+    """A training of two local workers, at its end."""
     training = Training(root, tmp_path_factory.mktemp("undisturbed"))
     code, output = training.end()
     assert code == 0, output
-    return training.weights()
+    return training
+
+
+@pytest.fixture(scope="session")
+def undisturbed(left_alone: Training) -> dict[str, torch.Tensor]:
+    """Its weights."""
+    return left_alone.weights()

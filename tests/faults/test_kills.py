@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+import pytest
 import torch
 
 from nfm.checkpoint import list_checkpoints
@@ -162,8 +163,9 @@ def test_a_training_cut_short_again_and_again_ends_as_one_left_alone(
 
 
 def test_another_number_of_workers_goes_on_where_the_launcher_was_killed(
-    root: Path, tmp_path: Path, chance: random.Random
+    root: Path, tmp_path: Path, chance: random.Random, left_alone: Training
 ) -> None:
+    """Other rows share a batch then, so that weights differ; a row read twice or not would show."""
     moment = chance.randrange(15, STEPS)
     print(f"kill -9 of the launcher at step {moment}")
     killed = Training(root, tmp_path)
@@ -178,6 +180,11 @@ def test_another_number_of_workers_goes_on_where_the_launcher_was_killed(
     assert code == 0, output
     assert "going on after step" in output
     assert resumed.weights()["table.weight"].isfinite().all()
+    found, expected = resumed.epochs(), left_alone.epochs()
+    assert [epoch["epoch"] for epoch in found] == [0, 1]
+    for one, other in zip(found, expected, strict=True):
+        assert one["valid_rows"] == other["valid_rows"] == 225
+        assert one["train_loss"] == pytest.approx(other["train_loss"], rel=0.05)
 
 
 def test_a_worker_that_hangs_is_replaced_and_in_the_end_named(

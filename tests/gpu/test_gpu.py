@@ -15,6 +15,7 @@ from nfm.checkpoint_writer import CheckpointWriter
 from nfm.collectives import Alone
 from nfm.diagnosis import blame
 from nfm.step import build_step
+from nfm.table import sum_by_row
 from tests.data import OPTIMIZERS, make_config, plain_fields
 from tests.distributed.features import write_features
 from tests.gpu.steps import (
@@ -109,6 +110,19 @@ def test_a_batch_is_copied_while_the_gpu_is_busy(tmp_path: Path) -> None:
         assert torch.equal(getattr(moved, name).cpu(), getattr(batch, name))
     for name in ("ids_U", "inverse_N"):
         assert torch.equal(getattr(moved.groups, name).cpu(), getattr(batch.groups, name))
+
+
+def test_gradients_of_several_workers_are_merged_alike_to_the_last_bit() -> None:
+    """Replicas drift apart otherwise; of eight workers a row has up to eight parts."""
+    generator = torch.Generator().manual_seed(4)
+    index_M = torch.cat([torch.randperm(6000, generator=generator)[:5000] for _ in range(8)]).int()
+    grad_MD = torch.randn(len(index_M), 17, generator=generator)
+    index_U, expected_UD = sum_by_row(index_M, grad_MD)
+    again = [sum_by_row(index_M.to(GPU), grad_MD.to(GPU)) for _ in range(5)]
+    for found_U, grad_UD in again:
+        assert torch.equal(found_U.cpu(), index_U)
+        assert torch.equal(grad_UD, again[0][1])
+        torch.testing.assert_close(grad_UD.cpu(), expected_UD, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("written_on", ["gpu", "cpu"])

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -71,6 +72,7 @@ def test_every_pair_that_was_not_seen(
     expected = {(u, i) for u in listed for i in items} - known
     assert {(pair["user"], pair["item"]) for pair in whole} == expected
     assert len(expected) == len(whole) < len(listed) * len(items)
+    assert len(np.unique(np.concatenate([block.key_hashes for block in blocks]))) == len(whole)
     check_sides(encoder, users, whole)
 
 

@@ -12,16 +12,15 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql import types as T
 
 from conf.cells import count_cells
 from conf.errors import DataError
 from conf.manifest import Manifest
-from conf.partition import ScoreFile
 from conf.schema import SPLITS, Config
 from conf.vocabulary import value_ids
 from feature_eng.build import build_features
-from feature_eng.scored_files import Found, ScoreWriter
+from feature_eng.raw import KEY_HASH
+from feature_eng.scored_files import Found, ScoreWriter, write_file
 from feature_eng.scoring import (
     canonical_score_rows,
     count_duplicates,
@@ -63,7 +62,7 @@ def built(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Buil
 
 def tonight(spark: SparkSession, built: Built, ds: str = DS, kept: Sequence[str] = ()) -> DataFrame:
     raw = rows_of_day(spark, built.config.score, ds)
-    return canonical_score_rows(raw, built.manifest.fields, [*built.manifest.keys, *kept])
+    return canonical_score_rows(raw, built.manifest.fields, built.manifest.keys, kept)
 
 
 def writer(built: Built, rows: DataFrame, directory: Path, **others: Any) -> ScoreWriter:
@@ -194,12 +193,14 @@ def test_duplicate_keys_are_counted(
 ) -> None:
     monkeypatch.setattr("feature_eng.scoring._SORTED_ROWS", held)
     keys = {"a user": ["a", "a", "b", "a", "1", None], "item.id": [*"1112", None, "1"]}
-    table = pa.table(keys | {"score": [0.1] * 6})
-    pq.write_table(table, tmp_path / "part.parquet")
-    files = [ScoreFile(path="part.parquet", rows=6, bytes=0)]
-    keys = spark.read.parquet(str(tmp_path)).schema
-    assert count_duplicates(spark, str(tmp_path), files, T.StructType(keys[:2])) == 1
-    assert count_duplicates(spark, str(tmp_path), files, T.StructType(keys[:1])) == 2
+    raw = spark.createDataFrame(pa.table(keys))
+    for names, expected in ((list(keys), 1), (["a user"], 2)):
+        hashes = canonical_score_rows(raw, [], names).toArrow()[KEY_HASH]
+        table = pa.table({"score": [0.1] * 6, KEY_HASH: hashes})
+        schema = pa.schema({"score": pa.float64()})
+        file = write_file(iter([table]), schema, str(tmp_path), f"{expected}.parquet")
+        assert file
+        assert count_duplicates(str(tmp_path), [file]) == expected
 
 
 def test_known_values_with_the_same_hash_are_refused(
@@ -218,8 +219,8 @@ def test_a_field_may_be_optional(spark: SparkSession, built: Built) -> None:
     raw = rows_of_day(spark, built.config.score, "2026-01-01").drop("device", "tags", "price")
     fields, keys = built.manifest.fields, built.manifest.keys
     with pytest.raises(DataError, match=r"column 'device' \(wanted by 'device'\) is not in"):
-        canonical_score_rows(raw, fields, keys, ["tags", "price"])
-    rows = canonical_score_rows(raw, fields, keys, ["tags", "price", "device"]).toArrow()
+        canonical_score_rows(raw, fields, keys, optional=["tags", "price"])
+    rows = canonical_score_rows(raw, fields, keys, optional=["tags", "price", "device"]).toArrow()
     assert [rows[name].null_count for name in ("tags", "price", "device", "user")] == [
         10,
         10,

@@ -89,7 +89,7 @@ def test_an_optional_field_and_a_few_rows_only_warn() -> None:
 
 def test_scores_that_are_no_numbers_fail() -> None:
     columns = {"user": np.array([2, 3, 3, 2], np.int32), "price": np.zeros(4, np.float32)}
-    block = Block(columns, {}, {"price": np.zeros(4, bool)})
+    block = Block(columns, {}, np.arange(4), {"price": np.zeros(4, bool)})
     found = Found.of(block, FIELDS, np.array([0.5, np.nan, 0.5, np.inf]))
     found += Found.from_json(Found.of(block, FIELDS, np.full(4, np.nan)).to_json())
     assert (found.rows, found.frequent, sum(found.cells.values())) == (8, {0.5: 2}, 2)

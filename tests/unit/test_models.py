@@ -11,11 +11,14 @@ from conf.manifest import FieldSpec
 from conf.training import ModelConfig
 from nfm.batch import field_of_slots
 from nfm.collectives import Alone
+from nfm.layers import NormActDropout
 from nfm.models import build_model
 from nfm.table_model import TableModel
 from tests.data import plain_fields
 
 Vector = list[float]
+Activation = Callable[[float], float]
+Naive = Callable[[TableModel, list[Vector], Vector, Activation], float]
 FIELDS = plain_fields(30, 1, 3, 1)  # the second has three values a row
 FIELD_OF_SLOT = [0, 1, 1, 1, 2]
 FACTORS = 4
@@ -30,13 +33,23 @@ def affine(linear: nn.Linear, x: Vector) -> Vector:
     return [b + dot(w, x) for w, b in zip(linear.weight.tolist(), biases, strict=True)]
 
 
-def relu(x: Vector) -> Vector:
-    return [max(0.0, value) for value in x]
+def relu(value: float) -> float:
+    return max(0.0, value)
 
 
-def mlp(model: TableModel, z: Vector) -> float:
+def normal(after: NormActDropout, x: Vector) -> Vector:
+    """Batch norm by what it has learnt (Ioffe & Szegedy 2015, alg. 2), if there is any."""
+    norm = after.norm
+    if norm is None:
+        return x
+    learnt = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+    parts = zip(x, *(part.tolist() for part in learnt), strict=True)
+    return [(v - mean) / math.sqrt(var + 1e-5) * w + b for v, mean, var, w, b in parts]
+
+
+def mlp(model: TableModel, z: Vector, act: Activation) -> float:
     for layer in model.hidden:
-        z = relu(affine(layer.linear, z))
+        z = [act(value) for value in normal(layer.after, affine(layer.linear, z))]
     return dot(model.prediction.weight[0].tolist(), z)
 
 
@@ -63,35 +76,36 @@ def by_field(row: list[Vector], x: Vector, width: int) -> Vector:
     ]
 
 
-def lr(model: TableModel, row: list[Vector], x: Vector) -> float:
+def lr(model: TableModel, row: list[Vector], x: Vector, act: Activation) -> float:
     return linear([features[-1:] for features in row], x)
 
 
-def fm(model: TableModel, row: list[Vector], x: Vector) -> float:
+def fm(model: TableModel, row: list[Vector], x: Vector, act: Activation) -> float:
     return linear(row, x) + math.fsum(pooled(row, x))
 
 
-def nfm(model: TableModel, row: list[Vector], x: Vector) -> float:
-    return linear(row, x) + mlp(model, pooled(row, x))
+def nfm(model: TableModel, row: list[Vector], x: Vector, act: Activation) -> float:
+    return linear(row, x) + mlp(model, normal(model.pooled, pooled(row, x)), act)
 
 
-def fnn(model: TableModel, row: list[Vector], x: Vector) -> float:
-    return mlp(model, by_field(row, x, FACTORS + 1))
+def fnn(model: TableModel, row: list[Vector], x: Vector, act: Activation) -> float:
+    return mlp(model, by_field(row, x, FACTORS + 1), act)
 
 
-def wide_deep(model: TableModel, row: list[Vector], x: Vector) -> float:
-    return linear(row, x) + mlp(model, by_field(row, x, FACTORS))
+def wide_deep(model: TableModel, row: list[Vector], x: Vector, act: Activation) -> float:
+    return linear(row, x) + mlp(model, by_field(row, x, FACTORS), act)
 
 
-def wide_only(model: TableModel, row: list[Vector], x: Vector) -> float:
-    return linear(row, x) + mlp(model, by_field(row, x, FACTORS)[FACTORS:])
+def wide_only(model: TableModel, row: list[Vector], x: Vector, act: Activation) -> float:
+    return linear(row, x) + mlp(model, by_field(row, x, FACTORS)[FACTORS:], act)
 
 
-def deep_cross(model: TableModel, row: list[Vector], x: Vector) -> float:
+def deep_cross(model: TableModel, row: list[Vector], x: Vector, act: Activation) -> float:
     z = by_field(row, x, FACTORS)
     for unit in model.units:
-        change = affine(unit.outer, relu(affine(unit.inner.linear, z)))
-        z = relu([a + b for a, b in zip(z, change, strict=True)])
+        inner = normal(unit.inner.after, affine(unit.inner.linear, z))
+        change = affine(unit.outer, [act(value) for value in inner])
+        z = [act(a + b) for a, b in zip(z, change, strict=True)]
     return dot(model.prediction.weight[0].tolist(), z)
 
 
@@ -111,6 +125,7 @@ def read(model: TableModel, width: int) -> tuple[torch.Tensor, torch.Tensor, lis
     return rows, x, list(found)
 
 
+@pytest.mark.parametrize("normalised", [False, True])
 @pytest.mark.parametrize(
     ("naive", "config"),
     [
@@ -127,16 +142,21 @@ def read(model: TableModel, width: int) -> tuple[torch.Tensor, torch.Tensor, lis
     ],
 )
 def test_a_model_against_its_equations(
-    naive: Callable[[TableModel, list[Vector], Vector], float], config: dict[str, object]
+    naive: Naive, config: dict[str, object], normalised: bool
 ) -> None:
+    act: Activation = relu
+    if normalised:
+        config, act = {**config, "batch_norm": "synchronised", "activation": "tanh"}, math.tanh
     model = build(**config)
     with torch.no_grad():
         for parameter in model.parameters():  # biases begin at 0
             parameter += 0.1 * torch.randn_like(parameter)
+        for name, buffer in model.named_buffers():
+            buffer.copy_(torch.rand_like(buffer) + name.endswith("var"))
     width = 1 if config["name"] == "lr" else FACTORS + 1
     rows, x, inputs = read(model, width)
     pairs = zip(rows.tolist(), x.tolist(), strict=True)
-    expected = [model.bias.item() + naive(model, row, values) for row, values in pairs]
+    expected = [model.bias.item() + naive(model, row, values, act) for row, values in pairs]
     torch.testing.assert_close(model(*inputs), torch.tensor(expected, dtype=torch.float64))
 
 
@@ -159,6 +179,23 @@ def test_dropout_and_batch_norm_work_in_training_only(name: str) -> None:
     assert not torch.equal(model(*inputs), model(*inputs))
     model.eval()
     torch.testing.assert_close(model(*inputs)[:1], model(*(part[:1] for part in inputs)))
+
+
+def test_bi_dropout_drops_factors_of_the_pooled_vector() -> None:
+    model = build(name="nfm", hidden=[], bi_dropout=0.75).train()
+    with torch.no_grad():
+        model.prediction.weight.copy_(torch.tensor([[1.0, 2.0, 4.0, 8.0]]))
+    found = model(torch.zeros(10_000).double(), torch.ones(10_000, FACTORS).double()) / 4
+    bits = torch.tensor([[int(value) >> k & 1 for k in range(FACTORS)] for value in found])
+    torch.testing.assert_close(found, (bits @ torch.tensor([1, 2, 4, 8])).double())
+    assert bits.double().mean(dim=0).tolist() == pytest.approx([0.25] * FACTORS, abs=0.02)
+
+
+def test_running_statistics_follow_by_the_momentum() -> None:
+    model = build(name="nfm", batch_norm="synchronised", batch_norm_momentum=0.3).train()
+    _, _, inputs = read(model, FACTORS + 1)
+    model(*inputs)
+    torch.testing.assert_close(model.pooled.norm.running_mean, 0.3 * inputs[1].mean(dim=0))
 
 
 def test_each_layer_has_its_own_dropout() -> None:

@@ -200,14 +200,17 @@ def test_a_weight_is_a_number_of_copies(tmp_path: Path, compiled: bool) -> None:
         torch.testing.assert_close(mine, theirs)
 
 
+@pytest.mark.parametrize("clip_norm", ["1.0", "null"])
 @pytest.mark.parametrize("compiled", [True, False])
-def test_a_gradient_too_long_to_be_clipped_changes_nothing(tmp_path: Path, compiled: bool) -> None:
+def test_a_gradient_that_is_not_finite_changes_nothing(
+    tmp_path: Path, compiled: bool, clip_norm: str
+) -> None:
     """Loss and predictions are finite, but the gradient of a linear weight is beyond float32."""
     config = make_config(
         tmp_path,
         "task=regression",
         "train.early_stopping.metric=rmse",
-        "train.optimizer.clip_norm=1.0",
+        f"train.optimizer.clip_norm={clip_norm}",
         "model.embedding_std=0.0",
         "model.batch_norm=none",
     )
@@ -218,6 +221,11 @@ def test_a_gradient_too_long_to_be_clipped_changes_nothing(tmp_path: Path, compi
     assert not step(batch, ROWS).finite
     for name, tensor in table_tensors(step).items():
         assert torch.equal(tensor, before[name]), name
+    batch.x_BS[0, 0] = 1e12
+    assert step(batch, ROWS).finite
+    for name, tensor in table_tensors(step).items():
+        assert tensor.isfinite().all(), name
+        assert not torch.equal(tensor, before[name]), name
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

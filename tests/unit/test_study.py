@@ -71,6 +71,13 @@ def test_a_key_or_value_that_no_training_takes_is_named(
         check_study(config, manifest)
 
 
+def test_a_study_that_begins_from_a_bundle_has_its_width(tmp_path: Path) -> None:
+    space = {"model.embedding_dim": {"choices": [4, 8]}}
+    config = override_config(tuned(tmp_path, space=space), {"train.init_from": "latest"}, "test")
+    with pytest.raises(ConfigError, match=r"embedding_dim: .*train.init_from.*; leave the key out"):
+        check_study(config, write_features(config, [40], [20]))
+
+
 def test_without_a_space_there_is_nothing_to_tune(tmp_path: Path) -> None:
     config = make_config(tmp_path)
     with pytest.raises(ConfigError, match="no tune section"):

@@ -9,12 +9,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from conf.cells import count_cells
-from conf.errors import DataError
-from conf.manifest import read_manifest
+from conf.errors import DataError, RunError
+from conf.loader import dump_config
+from conf.manifest import read_manifest, write_manifest
 from conf.schema import Config
 from conf.training import CheckpointConfig
+from jobs.train import arguments
+from jobs.train import run as publish
 from nfm.checkpoint import (
     CHECKPOINTS,
     Tensors,
@@ -32,6 +36,7 @@ from nfm.run_log import RunLog
 from nfm.step import build_step
 from nfm.stream import stream_batches
 from nfm.trainer import NotFiniteError, Result, StoppedError, Trainer
+from nfm.worker import CONFIG, RESULT
 from tests.data import make_config
 from tests.distributed.features import write_features
 
@@ -62,9 +67,11 @@ def trainer(
     return Trainer(config, manifest, Alone(), run, RunLog(run), step, stop_asked)
 
 
-def stop_after(config: Config, run: Path, steps: int) -> None:
-    stopped = trainer(config, run, lambda: stopped.position.step + 1 == steps)
-    with pytest.raises(StoppedError, match=f"after step {steps}"):
+def stop_after(config: Config, run: Path, steps: int, *, validating: bool = False) -> None:
+    """Stop in that step, or in the validation after it."""
+    asked_after = steps if validating else steps - 1
+    stopped = trainer(config, run, lambda: stopped.position.step == asked_after)
+    with pytest.raises(StoppedError, match=f"after step {steps},"):
         stopped.fit()
 
 
@@ -81,9 +88,13 @@ def assert_same(run: Path, other: Path, result: Result, expected: Result) -> Non
         json.loads(line)["epoch"] for line in (run / "metrics.jsonl").read_text().splitlines()
     ]
     assert epochs == [0, 1, 2]
+    scores, expected_scores = (
+        read_scores(directory_of(path / CHECKPOINTS, result.best_step)) for path in (run, other)
+    )
+    assert scores == expected_scores
 
 
-@pytest.mark.parametrize("stops", [[2], [5, 7], [5, 11], [15]])
+@pytest.mark.parametrize("stops", [[2], [5, 7], [5, 12], [15]])
 def test_a_training_that_was_stopped_ends_as_one_that_was_not(
     config: Config, tmp_path: Path, stops: list[int]
 ) -> None:
@@ -93,6 +104,26 @@ def test_a_training_that_was_stopped_ends_as_one_that_was_not(
         stop_after(config, tmp_path / "stopped", steps)
     result = trainer(config, tmp_path / "stopped").fit()
     assert_same(tmp_path / "stopped", tmp_path / "through", result, expected)
+
+
+def test_the_end_in_a_validation_costs_no_step(config: Config, tmp_path: Path) -> None:
+    """Of a training that was asked to stop, or of its process."""
+    run = tmp_path / "ended"
+    expected = trainer(config, tmp_path / "through").fit()
+    stop_after(config, run, 5, validating=True)
+
+    def lost() -> bool:
+        if ended.position.step == 10:
+            raise RuntimeError("lost")
+        return False
+
+    ended = trainer(config, run, lost)
+    with pytest.raises(RuntimeError, match="lost"):
+        ended.fit()
+    assert steps_of(run)[0] == 10
+    stop_after(config, run, 15, validating=True)
+    result = trainer(config, run).fit()
+    assert_same(run, tmp_path / "through", result, expected)
 
 
 def test_a_finished_training_has_nothing_left_to_do(config: Config, tmp_path: Path) -> None:
@@ -141,21 +172,62 @@ def test_a_metric_that_does_not_exist_cannot_decide(tmp_path: Path) -> None:
         trainer(config, tmp_path / "run").fit()
 
 
-def test_a_damaged_checkpoint_is_passed_over(
-    config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    expected = trainer(config, tmp_path / "through").fit()
-    often = changed(config, checkpoint=CheckpointConfig(every_steps=2, keep=2))
-    stop_after(often, tmp_path / "stopped", 9)
-    newest, before = list_checkpoints(tmp_path / "stopped" / "checkpoints")[:2]
-    assert [read_position(path).step for path in (newest, before)] == [9, 8]
-    table = newest / "table-00000-of-00001.safetensors"
+def flip_a_bit(checkpoint: Path) -> None:
+    table = checkpoint / "table-00000-of-00001.safetensors"
     content = bytearray(table.read_bytes())
     content[-1] ^= 1
     table.write_bytes(bytes(content))
-    result = trainer(often, tmp_path / "stopped").fit()
+
+
+def steps_of(run: Path) -> list[int]:
+    return [read_position(path).step for path in list_checkpoints(run / CHECKPOINTS)]
+
+
+def test_a_damaged_checkpoint_is_passed_over(
+    config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And does not count as the newest, which would cost those of earlier steps their place."""
+    expected = trainer(config, tmp_path / "through").fit()
+    run = tmp_path / "stopped"
+    often = changed(config, checkpoint=CheckpointConfig(every_steps=2, keep=1))
+    stop_after(often, run, 9)
+    assert steps_of(run) == [9, 5]
+    flip_a_bit(directory_of(run / CHECKPOINTS, 9))
+    stop_after(often, run, 8)
+    assert steps_of(run) == [8, 5]
     assert "is damaged (checksum of table-00000-of-00001.safetensors differs)" in caplog.text
-    assert_same(tmp_path / "stopped", tmp_path / "through", result, expected)
+    result = trainer(often, run).fit()
+    assert_same(run, tmp_path / "through", result, expected)
+
+
+def test_a_damaged_best_checkpoint_is_not_published_and_trained_again(tmp_path: Path) -> None:
+    """After the training; the newest checkpoint is of a later epoch, and whole."""
+    sets = ("train.optimizer.learning_rate=0.5", "train.epochs=4", "train.checkpoint.keep=1")
+    config = make_config(tmp_path, *sets)
+    write_features(config, TRAIN_FILES, VALID_FILES)
+    run = Path(config.train.work_path) / "a-model"
+    run.mkdir(parents=True)
+    result = trainer(config, run).fit()
+    best = directory_of(run / CHECKPOINTS, result.best_step)
+    expected = read_weights(best)
+    newest, kept = steps_of(run)
+    assert newest > kept == result.best_step
+    (run / CONFIG).write_text(dump_config(config))
+    write_manifest(str(run), read_manifest(config.features.path))
+    options = arguments().parse_args(["--config", "none", "--resume", run.name])
+
+    flip_a_bit(best)
+    (run / RESULT).write_text(result.to_json())
+    with pytest.raises(RunError, match=rf"'{best}', is damaged \(checksum .*--resume a-model`"):
+        publish(config, options)
+    assert not Path(config.train.path).exists()
+    assert not (run / RESULT).exists(), "nothing would be trained"
+
+    assert trainer(config, run).fit() == result
+    (run / RESULT).write_text(result.to_json())
+    publish(config, options)
+    found = load_file(f"{config.train.path}/a-model/model.safetensors")
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 
 
 def spoil(config: Config, value: float, column: str = "price", split: str = "train") -> str:

@@ -15,7 +15,6 @@ from nfm.calibration import ScoreReference
 from nfm.checkpoint import (
     Position,
     Tensors,
-    damage,
     dense_tensors,
     list_checkpoints,
     read_position,
@@ -23,6 +22,7 @@ from nfm.checkpoint import (
     restore,
     table_tensors,
 )
+from nfm.checkpoint_keeper import damage
 from nfm.checkpoint_writer import CheckpointWriter
 from nfm.collectives import Alone
 from nfm.epoch_plan import Phase
@@ -62,14 +62,18 @@ def test_a_restored_checkpoint_goes_on_as_if_nothing_happened(
     through = build_step(config, FIELDS, Alone(), dtype=torch.float64)
     steps(through, 0, 3)
     writer = CheckpointWriter(tmp_path / "c", Alone(), 2, 60.0)
-    position = Position(step=3, epoch=1, done=(Phase(1, 3),), best_metrics={"auc": 0.5})
-    writer.write(through, position, SCORES)
+    trained = Position(step=3, epoch=0, done=(Phase(1, 3),), loss=0.5)
+    validated = Position(step=3, epoch=1, best_metrics={"auc": 0.5})
+    writer.write(through, trained)
     steps(through, 1, 3)  # while the checkpoint is being written
+    writer.wait()
+    assert [read_position(path) for path in list_checkpoints(tmp_path / "c")] == [trained]
+    writer.record(validated, SCORES)
     writer.wait()
 
     (checkpoint,) = list_checkpoints(tmp_path / "c")
     assert damage(checkpoint) is None
-    assert (read_position(checkpoint), read_scores(checkpoint)) == (position, SCORES)
+    assert (read_position(checkpoint), read_scores(checkpoint)) == (validated, SCORES)
     resumed = build_step(config, FIELDS, Alone(), dtype=torch.float64)
     restore(resumed, checkpoint)
     steps(resumed, 1, 3)
@@ -101,7 +105,9 @@ def test_a_damaged_checkpoint_is_recognised(tmp_path: Path, name: str, harm: str
     writer.write(step, Position(step=1))
     writer.wait()
     (checkpoint,) = list_checkpoints(tmp_path / "c")
-    assert damage(checkpoint) is None
+    read = []
+    assert damage(checkpoint, lambda: read.append(1)) is None
+    assert read, "no sign of life"
     content = (checkpoint / name).read_bytes()
     (checkpoint / name).unlink()
     if harm == "cut":

@@ -127,6 +127,27 @@ def test_layers_are_copied_on_the_same_fields(
         assert torch.equal(step.model.state_dict()[name], tensor)
 
 
+@pytest.mark.parametrize(("wide_only", "copied"), [("item", True), ("user", False)])
+def test_layers_are_copied_where_they_see_the_same_fields(
+    tmp_path: Path, both: tuple[Manifest, str, Manifest, str], wide_only: str, copied: bool
+) -> None:
+    """One field fewer in either, so that all shapes are the same."""
+    before, their_path, _, _ = both
+    config, other = (
+        make_config(tmp_path, "model.name=wide_deep", f"model.wide_only=[{name}]")
+        for name in (wide_only, "item")
+    )
+    table_VD = torch.zeros(before.num_features, config.model.factors + 1)
+    torch.manual_seed(5)
+    model = build_model(other.model, before.fields, Alone())
+    bundle = Bundle("old", other, before, model, table_VD, SCORES)
+    fresh, step = (build_step(config, before.fields, Alone()) for _ in range(2))
+    warm_start(step, before, their_path, bundle, their_path)
+    expected = model if copied else fresh.model
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(step.model.state_dict()[name], tensor)
+
+
 def test_an_fnn_takes_the_embeddings_and_w0_of_an_fm(
     tmp_path: Path, both: tuple[Manifest, str, Manifest, str]
 ) -> None:
