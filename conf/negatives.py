@@ -13,8 +13,9 @@ class NegativesConfig(Section):
     per_positive: Positive = Field(description="Rows drawn for each positive, of distinct items.")
     strategy: Literal["uniform", "popularity"] = Field(
         "uniform",
-        description="Every item of the raw table alike, or each by its number of positives in the "
-        "training rows.",
+        description="Every item of the raw table alike (where a time or a column splits, training "
+        "rows get items of training rows), or each by its number of positives in the training "
+        "rows.",
     )
     exclude: Literal["seen"] = Field(
         "seen",

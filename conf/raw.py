@@ -16,7 +16,11 @@ class RawConfig(Section):
         {}, description="Of Spark's reader, e.g. header: 'true' for csv."
     )
     table: str | None = Field(None, description="Name of a catalog table, instead of a path.")
-    ds_column: str = Field("ds", description="Date column by which days are picked.")
+    ds_column: str = Field(
+        "ds",
+        description="Column by which days are picked: a date, a timestamp (its day in UTC), or "
+        "text that begins with YYYY-MM-DD.",
+    )
 
     @model_validator(mode="after")
     def _files_or_table(self) -> "RawConfig":

@@ -69,7 +69,7 @@ def build_features(
         unfitted = unfitted_specs(config.fields)
         grown = read_base(spark, base, unfitted) if base else None
         chunks = storage.absolute(f"{staging}/.chunks")
-        packed, profile, found = _pack(canonical_rows(raw, config), config, chunks)
+        packed, profile, found = _pack(canonical_rows(raw, config), config, grown, chunks)
         write_vocabulary(
             fit_vocabulary(
                 packed.dictionaries(spark), config.fields, grown.vocabulary if grown else None
@@ -106,12 +106,15 @@ def build_features(
     return manifest
 
 
-def _pack(rows: DataFrame, config: Config, chunks: str) -> tuple[Packed, Profile, dict[str, int]]:
+def _pack(
+    rows: DataFrame, config: Config, base: Base | None, chunks: str
+) -> tuple[Packed, Profile, dict[str, int]]:
     """Write the rows as chunks, and in the same pass count, check and fit.
 
     Returns the chunks, the profile, and what the checks of the raw columns counted.
     """
-    of_rows, of_columns = statistics(config), contract.statistics(config.checks.columns)
+    fitted = [field.name for field in base.manifest.fields] if base else []
+    of_rows, of_columns = statistics(config, fitted), contract.statistics(config.checks.columns)
     # By position: a field's name would be read as a part of an expression.
     wanted = [
         column.alias(f"m{number}")
@@ -122,7 +125,7 @@ def _pack(rows: DataFrame, config: Config, chunks: str) -> tuple[Packed, Profile
     packed = pack(observed, unfitted_specs(config.fields), chunks)
     values = seen.get  # asks the JVM each time
     found = [values[f"m{number}"] for number in range(len(wanted))]
-    profile = read_profile(found[: len(of_rows)], config)
+    profile = read_profile(found[: len(of_rows)], config, fitted)
     logger.info("%d rows: %s", packed.rows, profile.rows)
     return packed, profile, dict(zip(of_columns, found[len(of_rows) :], strict=True))
 

@@ -4,7 +4,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from conf.fields import LABEL
-from conf.schema import Config
+from conf.schema import Config, RandomSplit
 from feature_eng.checks import checked_columns
 from feature_eng.fields import unfitted_specs
 from feature_eng.negatives import DRAWN, with_negatives
@@ -16,7 +16,7 @@ from feature_eng.raw import (
     label_column,
     weight_column,
 )
-from feature_eng.split import key_hash, split_column
+from feature_eng.split import hashed_keys, key_hash, split_column
 
 
 def canonical_rows(raw: DataFrame, config: Config) -> DataFrame:
@@ -29,10 +29,16 @@ def canonical_rows(raw: DataFrame, config: Config) -> DataFrame:
     label, keys = label_column(raw, config.label), key_columns(raw, config.keys)
     weights = [weight_column(raw, config.weight)] if config.weight else []
     columns = [field_column(raw, spec) for spec in unfitted_specs(config.fields)]
-    split, day = split_column(raw, keys, config.split), day_column(raw, config.raw)
+    hashed = hashed_keys(raw, config.keys, "keys")
+    split, day = split_column(raw, hashed, config.split), day_column(raw, config.raw)
     if config.negatives is not None:
         raw = with_negatives(
-            raw, config.negatives, keys=keys, positive=label == 1, train=split == "train"
+            raw,
+            config.negatives,
+            keys=hashed,
+            positive=label == 1,
+            train=split == "train",
+            apart=not isinstance(config.split, RandomSplit),
         )
         label = F.when(F.col(DRAWN), 0.0).otherwise(label).alias(LABEL)
     is_raw = ~F.col(DRAWN) if config.negatives else F.lit(True)

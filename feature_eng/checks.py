@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql import types as T
 
 from conf.checks import ChecksConfig, ColumnCheck, DriftCheck
 from conf.errors import DataError
@@ -25,14 +26,19 @@ def checked_columns(raw: DataFrame, checks: Sequence[ColumnCheck], is_raw: Colum
     """The raw columns that are checked, as one struct, null in rows that are not from the table.
 
     Raises:
-        DataError: A column is missing.
+        DataError: A column is missing, or has no numbers to be in a range.
     """
     if not checks:
         return []
-    columns = [
-        named_column(raw, check.column, "checks").alias(f"c{number}")
-        for number, check in enumerate(checks)
-    ]
+    columns = []
+    for number, check in enumerate(checks):
+        columns.append(named_column(raw, check.column, "checks").alias(f"c{number}"))
+        found, has_range = raw.schema[check.column].dataType, (check.min, check.max) != (None, None)
+        if has_range and not isinstance(found, T.NumericType | T.StringType):
+            raise DataError(
+                f"checks: '{check.column}' is {found.simpleString()}, but min and max are those of "
+                f"a number; leave them out, or check a column of numbers"
+            )
     return [F.when(is_raw, F.struct(*columns)).alias(CHECKED)]
 
 

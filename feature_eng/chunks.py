@@ -96,7 +96,9 @@ def _pack_partition(batches: Batches, fields: Sequence[FieldSpec], directory: st
         }
         if is_built := SPLIT in rows.column_names:
             columns[SPLIT] = rows[SPLIT].to_numpy()
-            trains, days = columns[SPLIT] == 0, rows[DAY].cast(pa.int32()).to_numpy()
+            trains = columns[SPLIT] == 0
+            # As floats also where none is null: fmin.at takes integers one by one.
+            days = rows[DAY].cast(pa.int32()).cast(pa.float64()).to_numpy()
         # A chunk without any value is listed as well, by an entry that is none.
         dictionaries = [_entries(chunk, None, pa.nulls(1, pa.string()))]
         for field in fields:

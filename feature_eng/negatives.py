@@ -4,11 +4,11 @@ Rows stay in Spark. Through numpy go, once per user, the numbers of the items to
 of the positives' keys; the rows are joined to what was drawn for their hash.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 from pyspark import Broadcast
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
@@ -16,17 +16,26 @@ from pyspark.sql import types as T
 
 from conf.errors import DataError
 from conf.negatives import NegativesConfig
+from feature_eng.draws import Integers, draw_items
 from feature_eng.raw import named_column, quoted
 from feature_eng.split import key_hash
 from feature_eng.workers import Batches, in_worker
 
 DRAWN = "_drawn"
 
-Integers = NDArray[np.int64]
+# What differs between training rows and others: the weights of items, and a user's positives.
+_WEIGHTS, _ROWS = ("_train_weight", "_weight"), ("_train_rows", "_rows")
+_OF_ROW = ["_user", "_train", "_row"]
 
 
 def with_negatives(
-    raw: DataFrame, negatives: NegativesConfig, *, keys: Column, positive: Column, train: Column
+    raw: DataFrame,
+    negatives: NegativesConfig,
+    *,
+    keys: Column,
+    positive: Column,
+    train: Column,
+    apart: bool,
 ) -> DataFrame:
     """The raw rows, and for each positive ``per_positive`` rows of items its user never touched.
 
@@ -40,6 +49,8 @@ def with_negatives(
         keys: The key columns of a row, as a struct.
         positive: Whether a row has label 1.
         train: Whether a row is for training; popularity is that of these rows.
+        apart: Whether training rows are to know nothing of the others: they get items that training
+            rows hold, and the columns of an item are those of its training rows, if it has any.
 
     Returns:
         The columns of ``raw``, and ``_drawn``: whether the row was drawn.
@@ -49,23 +60,25 @@ def with_negatives(
             items left.
     """
     touches = _touches(raw, negatives, keys, positive, train)
-    items = _items(touches, popularity=negatives.strategy == "popularity").persist()
+    items = _items(touches, negatives.strategy == "popularity", apart).persist()
     users = _users(touches, items).persist()
-    numbered = items.select("_index", "_weight").toArrow()
-    weights = numbered.sort_by("_index")["_weight"].to_numpy()
-    _check(users, len(weights), negatives)
+    numbered = items.select("_index", *_WEIGHTS).toArrow().sort_by("_index")
+    weights = [numbered[name].to_numpy() for name in _WEIGHTS]
+    _check(users, [np.count_nonzero(of) for of in weights], negatives)
     schema = T.StructType(
         [
             users.schema["_user"],
+            T.StructField("_train", T.BooleanType()),
             T.StructField("_row", T.LongType()),
             T.StructField("_index", T.ArrayType(T.IntegerType())),
         ]
     )
-    ends = raw.sparkSession.sparkContext.broadcast(np.cumsum(weights, dtype=np.int64))
+    ends = [np.cumsum(of, dtype=np.int64) for of in weights]
+    sent = raw.sparkSession.sparkContext.broadcast(ends)
     drawn = (
-        users.select("_user", "_seen", "_rows")
-        .mapInArrow(in_worker(partial(_draw_batches, ends, negatives.per_positive)), schema)
-        .join(touches.select("_user", "_row", "_raw"), ["_user", "_row"], "inner")
+        users.select("_user", "_seen", *_ROWS)
+        .mapInArrow(in_worker(partial(_draw_batches, sent, negatives.per_positive)), schema)
+        .join(touches.select(*_OF_ROW, "_raw"), _OF_ROW, "inner")
         .select("_raw", F.explode("_index").alias("_index"))
         .join(items.select("_index", "_own"), "_index", "inner")
     )
@@ -89,46 +102,59 @@ def _touches(
         item.alias("_item"),
         F.struct(item, *columns).alias("_own"),
         F.when(positive, key_hash(keys, negatives.seed)).alias("_row"),
-        train.alias("_train"),
+        F.coalesce(train, F.lit(False)).alias("_train"),
         F.struct(*[F.col(quoted(name)) for name in raw.columns]).alias("_raw"),
     )
 
 
-def _items(touches: DataFrame, *, popularity: bool) -> DataFrame:
-    """The items that may be drawn: ``_item, _weight, _own`` and ``_index``, from 0 by their value.
+def _items(touches: DataFrame, popularity: bool, apart: bool) -> DataFrame:
+    """The items to draw from: ``_item, _own``, ``_index``, from 0 by their value, and ``_WEIGHTS``.
 
     Where the columns of an item differ from row to row, those with the smallest hash are taken.
     """
-    weight = F.count_if(F.col("_train") & F.col("_row").isNotNull()) if popularity else F.lit(1)
-    hashed = F.struct(F.xxhash64("_own"), F.col("_own"))
+    train = F.col("_train")
+    weight = F.count_if(train & F.col("_row").isNotNull()) if popularity else F.lit(1)
+    is_open = F.bool_or(train) if apart else F.lit(True)
+    own = F.struct(F.lit(apart) & ~train, F.xxhash64("_own"), F.col("_own"))
     return (
         touches.where(F.col("_item").isNotNull())
         .groupBy("_item")
-        .agg(weight.alias("_weight"), F.min(hashed)["_own"].alias("_own"))
+        .agg(
+            F.when(is_open, weight).otherwise(0).alias("_train_weight"),
+            weight.alias("_weight"),
+            F.min(own)["_own"].alias("_own"),
+        )
         .where(F.col("_weight") > 0)
         .withColumn("_index", F.row_number().over(Window.orderBy("_item")) - 1)
     )
 
 
 def _users(touches: DataFrame, items: DataFrame) -> DataFrame:
-    """Per user with positives: ``_seen``, items ascending, ``_rows``, hashes, and nulls counted."""
+    """Per user with positives: ``_seen``, items ascending, ``_ROWS``, hashes, and nulls counted."""
     is_positive = F.col("_row").isNotNull()
+    in_train = F.collect_set(F.when(F.col("_train_weight") > 0, F.col("_index")))
     return (
-        touches.join(items.select("_item", "_index"), "_item", "left")
+        touches.join(items.select("_item", "_index", "_train_weight"), "_item", "left")
         .groupBy("_user")
         .agg(
             F.array_sort(F.collect_set("_index")).alias("_seen"),
-            F.collect_set("_row").alias("_rows"),
+            F.size(in_train).alias("_seen_in_train"),
+            F.collect_set(F.when(F.col("_train"), F.col("_row"))).alias("_train_rows"),
+            F.collect_set(F.when(~F.col("_train"), F.col("_row"))).alias("_rows"),
             F.count_if(is_positive & F.col("_user").isNull()).alias("_no_user"),
             F.count_if(is_positive & F.col("_item").isNull()).alias("_no_item"),
         )
-        .where(F.size("_rows") > 0)
+        .where((F.size("_train_rows") > 0) | (F.size("_rows") > 0))
     )
 
 
-def _check(users: DataFrame, num_items: int, negatives: NegativesConfig) -> None:
+def _check(users: DataFrame, num_items: Sequence[int], negatives: NegativesConfig) -> None:
     per_positive = negatives.per_positive
-    is_short = F.col("_user").isNotNull() & (F.size("_seen") > F.lit(num_items - per_positive))
+    of_train, of_others = (F.lit(number - per_positive) for number in num_items)
+    is_short = F.col("_user").isNotNull() & (
+        ((F.size("_train_rows") > 0) & (F.col("_seen_in_train") > of_train))
+        | ((F.size("_rows") > 0) & (F.size("_seen") > of_others))
+    )
     found = users.agg(
         F.sum("_no_user"),
         F.sum("_no_item"),
@@ -145,95 +171,36 @@ def _check(users: DataFrame, num_items: int, negatives: NegativesConfig) -> None
             )
     if num_short:
         name = ", ".join(f"{key}={value!r}" for key, value in first.asDict().items())
-        whose, advice = (
-            ("the items that are positive in training rows", "take strategy: uniform")
-            if negatives.strategy == "popularity"
-            else ("all items", "leave those users out")
-        )
+        whose, advice = "all items", "leave those users out"
+        if negatives.strategy == "popularity":
+            whose, advice = "the items that are positive in training rows", "take strategy: uniform"
+        elif num_items[0] < num_items[1]:
+            whose = f"the items of training rows, or of {num_items[1]} in other splits"
         raise DataError(
             f"negatives: {num_short} users, such as {name}, have fewer than {per_positive} items "
-            f"that they never touched left of {num_items}, {whose}; lower negatives.per_positive "
-            f"or {advice}"
+            f"that they never touched left of {num_items[0]}, {whose}; lower "
+            f"negatives.per_positive or {advice}"
         )
 
 
-def _draw_batches(ends: Broadcast[Integers], per_positive: int, batches: Batches) -> Batches:
+def _draw_batches(ends: Broadcast[list[Integers]], per_positive: int, batches: Batches) -> Batches:
     for batch in batches:
-        user, seen, rows = batch.columns
-        num_rows = rows.value_lengths().to_numpy()
-        hashes = rows.flatten()
-        drawn = draw_items(
-            ends.value,
-            seen.flatten().to_numpy(),
-            seen.value_lengths().to_numpy(),
-            hashes.to_numpy(),
-            num_rows,
-            per_positive,
-        )
-        offsets = np.arange(0, drawn.size + 1, per_positive, dtype=np.int32)
-        lists = pa.ListArray.from_arrays(offsets, drawn.ravel().astype(np.int32))
-        owner = np.repeat(np.arange(len(batch)), num_rows)
-        yield pa.RecordBatch.from_arrays(
-            [user.take(pa.array(owner)), hashes, lists], ["_user", "_row", "_index"]
-        )
-
-
-def draw_items(
-    ends: Integers,
-    seen: Integers,
-    num_seen: Integers,
-    hashes: Integers,
-    num_rows: Integers,
-    per_positive: int,
-) -> Integers:
-    """Draw distinct items for each row, in proportion to their weights, but none its user has seen.
-
-    Items lie on a line, each as long as its weight. For a user the pieces of the items seen are cut
-    out and the rest pushed together; a draw is a point on what is left, and the item
-    it lies on is cut out for the row's next draws. So nothing is ever drawn again.
-
-    Args:
-        ends: [I] sums of the weights (at least 1) up to and with each item.
-        seen: Items that each user has seen, ascending, user after user.
-        num_seen: [U] how many each has.
-        hashes: [R] a random 64-bit number of each row, user after user.
-        num_rows: [U] how many each user has.
-        per_positive: Draws for a row.
-
-    Returns:
-        [R, per_positive] items. A probability is off by less than (sum of weights) / 2**64 of
-        itself.
-    """
-    weights, total = np.diff(ends, prepend=0), ends[-1]
-    # The sums of the weights of all users' seen items, and where each user's begin among them.
-    cut = np.concatenate([[0], np.cumsum(weights[seen])])
-    begin = np.concatenate([[0], np.cumsum(num_seen)])
-    of_seen, of_row = (np.repeat(np.arange(len(n)), n) for n in (num_seen, num_rows))
-    # Where each cut is on its user's pushed line; the users' lines follow one another.
-    at = ends[seen] - weights[seen] - (cut[:-1] - cut[begin[of_seen]]) + of_seen * (total + 1)
-    room = total - (cut[begin[1:]] - cut[begin[:-1]])[of_row]
-    drawn = np.empty((len(hashes), per_positive), np.int64)
-    starts = np.empty((len(hashes), 0), np.int64)
-    for number in range(per_positive):
-        point = (split_mix(hashes, number) % room.astype(np.uint64)).astype(np.int64)
-        order = np.argsort(starts, axis=1)
-        for start, item in zip(
-            np.take_along_axis(starts, order, 1).T,
-            np.take_along_axis(drawn[:, :number], order, 1).T,
-            strict=True,
-        ):
-            point = np.where(point >= start, point + weights[item], point)
-        num_cut = np.searchsorted(at, point + of_row * (total + 1), side="right")
-        whole = point + cut[num_cut] - cut[begin[of_row]]
-        item = drawn[:, number] = np.searchsorted(ends, whole, side="right")
-        starts = np.column_stack([starts, point - (whole - ends[item] + weights[item])])
-        room -= weights[item]
-    return drawn
-
-
-def split_mix(hashes: Integers, number: int) -> NDArray[np.uint64]:
-    """Output ``number`` (from 0) of the SplitMix64 generators with these seeds (Steele 2014)."""
-    z = hashes.astype(np.uint64) + np.uint64((number + 1) * 0x9E3779B97F4A7C15 % 2**64)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+        user, seen, *rows_of = batch.columns
+        for of_pool, rows, trains in zip(ends.value, rows_of, (True, False), strict=True):
+            num_rows = rows.value_lengths().to_numpy()
+            hashes = rows.flatten()
+            drawn = draw_items(
+                of_pool,
+                seen.flatten().to_numpy(),
+                seen.value_lengths().to_numpy(),
+                hashes.to_numpy(),
+                num_rows,
+                per_positive,
+            )
+            offsets = np.arange(0, drawn.size + 1, per_positive, dtype=np.int32)
+            lists = pa.ListArray.from_arrays(offsets, drawn.ravel().astype(np.int32))
+            owner = np.repeat(np.arange(len(batch)), num_rows)
+            yield pa.RecordBatch.from_arrays(
+                [user.take(pa.array(owner)), pa.repeat(trains, len(hashes)), hashes, lists],
+                [*_OF_ROW, "_index"],
+            )

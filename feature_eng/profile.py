@@ -1,7 +1,7 @@
 """One aggregate pass over the canonical rows: gates on label and weight, fitted statistics."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,8 @@ class Profile:
         rows: Rows per split.
         positives: Sum of the labels per split.
         label_range: Least and greatest label of the training rows.
-        edges: Per bucketised field, the lower edges of all buckets but the first, ascending.
+        edges: Per bucketised field that no base has, the lower edges of all buckets but the first,
+            ascending.
         scales: Per numeric field, what is subtracted and what it is then divided by.
         truncated: Per multi-valued field and split, the share of rows with too many values.
         missing: Per numeric field and split, the share of rows without a value.
@@ -41,7 +42,7 @@ class Profile:
 
 
 def profile_rows(rows: DataFrame, config: Config) -> Profile:
-    """Count, check and fit in a pass over the rows.
+    """Count, check and fit in a pass over the rows, as without a base.
 
     Raises:
         DataError: See ``read_profile``.
@@ -52,8 +53,13 @@ def profile_rows(rows: DataFrame, config: Config) -> Profile:
     return read_profile(found, config)
 
 
-def statistics(config: Config) -> dict[str, Column]:
-    """The aggregates that a profile is made of; everything fitted sees the training rows only."""
+def statistics(config: Config, fitted: Collection[str] = ()) -> dict[str, Column]:
+    """The aggregates that a profile is made of; everything fitted sees the training rows only.
+
+    Args:
+        config: The run.
+        fitted: Fields that the base has: no edges are looked for.
+    """
     in_train = F.col(SPLIT) == "train"
     label = F.col(LABEL)
     wanted: dict[str, Column] = {
@@ -75,10 +81,13 @@ def statistics(config: Config) -> dict[str, Column]:
     for field in config.fields:
         value = F.when(in_train, F.col(field.name))
         if isinstance(field, BucketisedField):
-            cuts = [i / field.num_buckets for i in range(1, field.num_buckets)]
-            quantiles = F.percentile_approx(value, cuts, _QUANTILE_ACCURACY)
-            wanted[f"quantiles:{field.name}"] = F.to_json(quantiles)  # observed arrays stay in Java
-            wanted[f"greatest:{field.name}"] = F.max(value)
+            if field.method == "quantile" and field.name not in fitted:
+                cuts = [i / field.num_buckets for i in range(1, field.num_buckets)]
+                quantiles = F.percentile_approx(value, cuts, _QUANTILE_ACCURACY)
+                # Observed arrays stay in Java.
+                wanted[f"quantiles:{field.name}"] = F.to_json(quantiles)
+            elif field.method == "log2" and field.name not in fitted:
+                wanted[f"greatest:{field.name}"] = F.max(value)
         elif isinstance(field, NumericField):
             for name, statistic in _STATISTICS.items():
                 wanted[f"{name}:{field.name}"] = statistic(value)
@@ -95,14 +104,14 @@ def statistics(config: Config) -> dict[str, Column]:
     return wanted
 
 
-def read_profile(found: Iterable[Any], config: Config) -> Profile:
+def read_profile(found: Iterable[Any], config: Config, fitted: Collection[str] = ()) -> Profile:
     """The profile that the values of ``statistics``, in their order, make.
 
     Raises:
         DataError: No rows, an empty split, a label that is null, constant or not 0/1 where it
             must be, or a weight that is null, negative or always 0.
     """
-    result = dict(zip(statistics(config), found, strict=True))
+    result = dict(zip(statistics(config, fitted), found, strict=True))
     _check(result, config)
     return Profile(
         rows={split: result[f"rows:{split}"] for split in SPLITS},
@@ -110,10 +119,10 @@ def read_profile(found: Iterable[Any], config: Config) -> Profile:
         label_range=(result["label_min"], result["label_max"]),
         edges={
             field.name: _edges(
-                field, result[f"quantiles:{field.name}"], result[f"greatest:{field.name}"]
+                field, result.get(f"quantiles:{field.name}"), result.get(f"greatest:{field.name}")
             )
             for field in config.fields
-            if isinstance(field, BucketisedField)
+            if isinstance(field, BucketisedField) and field.name not in fitted
         },
         scales={
             field.name: _scale(field, *(result[f"{name}:{field.name}"] for name in _STATISTICS))

@@ -6,8 +6,8 @@ hashed), ``label`` (double, when a label is asked for), ``sample_weight`` (float
 ``_order`` (a hash of the whole row). The underscore keeps them apart from fields.
 """
 
-import re
 from collections.abc import Iterable
+from datetime import date, timedelta
 
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import AnalysisException, PySparkException
@@ -21,6 +21,7 @@ from conf.fields import LABEL, WEIGHT
 from conf.manifest import MISSING, UNKNOWN, FieldSpec
 from conf.raw import RawConfig
 from conf.schema import LabelConfig
+from feature_eng.days import is_in_days, refuse_empty_files
 from feature_eng.spark_errors import first_line
 
 KEYS, KEY_HASH, SPLIT, DAY, ORDER = "_keys", "_key_hash", "_split", "_day", "_order"
@@ -66,35 +67,15 @@ def rows_of_days(
         last: YYYY-MM-DD, or None for all from the first.
 
     Raises:
-        DataError: The table has no date column, or one of its files was cut off to nothing.
+        DataError: The table has no date column, or one that no days can be picked by, or one of its
+            files was cut off to nothing. Text of another form is an error of the rows' reader.
     """
-    _refuse_empty_files(config, first, last)
-    if first is not None or last is not None:
-        day = named_column(raw, config.ds_column, "ds_column")
-        # A date stays one, for tables whose partitions are picked by the bare column.
-        kind = "date" if raw.schema[config.ds_column].dataType == T.DateType() else "string"
-        if kind == "string":
-            day = day.cast(kind)
-        raw = raw if first is None else raw.where(day >= F.lit(first).cast(kind))
-        raw = raw if last is None else raw.where(day <= F.lit(last).cast(kind))
-    return raw
-
-
-def _refuse_empty_files(config: RawConfig, first: str | None, last: str | None) -> None:
-    """Spark passes over files without a byte, but no Parquet file of the days is that short."""
-    if config.path is None or config.format != "parquet":
-        return
-    fs, plain = storage.filesystem(config.path)
-    for path, info in fs.find(plain, detail=True).items():
-        below = path.removeprefix(plain)
-        if info["size"] or re.search("/[._]", below):
-            continue
-        day = re.search(f"/{re.escape(config.ds_column)}=([^/]*)/", below)
-        if day is None or (first or day[1]) <= day[1] <= (last or day[1]):
-            raise DataError(
-                f"raw table '{config.name}': '{path}' has 0 bytes, which is no Parquet file; "
-                f"write it again, or remove it"
-            )
+    after = None if last is None else (date.fromisoformat(last) + timedelta(days=1)).isoformat()
+    refuse_empty_files(config, first, after)
+    if first is None and after is None:
+        return raw
+    day = named_column(raw, config.ds_column, "ds_column")
+    return raw.where(is_in_days(day, raw.schema[config.ds_column].dataType, config, first, after))
 
 
 def field_column(raw: DataFrame, field: FieldSpec) -> Column:
@@ -231,7 +212,8 @@ def named_column(raw: DataFrame, name: str, wanted_by: str) -> Column:
     if name not in raw.columns:
         raise DataError(
             f"column '{name}' (wanted by '{wanted_by}') is not in the raw table; "
-            f"it has {', '.join(raw.columns)}"
+            f"it has {', '.join(raw.columns)}; one that only some Parquet files have needs "
+            f'options: {{mergeSchema: "true"}} beside their path'
         )
     return F.col(quoted(name))
 

@@ -1,5 +1,7 @@
 """Which rows train, validate and test."""
 
+from collections.abc import Iterable
+
 from pyspark.errors import AnalysisException
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -17,8 +19,27 @@ def key_hash(keys: Column, seed: int) -> Column:
     return F.xxhash64(F.lit(seed), keys)
 
 
+def hashed_keys(raw: DataFrame, names: Iterable[str], wanted_by: str) -> Column:
+    """Key columns as they are hashed: an integer is the same number however wide its column is.
+
+    Raises:
+        DataError: One of them is missing.
+    """
+    keys = []
+    for name in names:
+        key = named_column(raw, name, wanted_by)
+        is_integer = isinstance(raw.schema[name].dataType, T.IntegralType)
+        keys.append(key.cast("bigint") if is_integer else key)
+    return F.struct(*keys)
+
+
 def split_column(raw: DataFrame, keys: Column, split: SplitConfig) -> Column:
     """The split of each row: ``train``, ``valid``, ``test``, or null where its column says none.
+
+    Args:
+        raw: The raw table.
+        keys: The key columns of a row, as ``hashed_keys`` has them.
+        split: How rows are split.
 
     Raises:
         DataError: A column is missing, or a cut cannot be read as the type of the time.
@@ -28,13 +49,15 @@ def split_column(raw: DataFrame, keys: Column, split: SplitConfig) -> Column:
         return F.when(said.isin(*SPLITS), said).alias(SPLIT)
     if isinstance(split, RandomSplit):
         if split.by is not None:
-            keys = F.struct(*[named_column(raw, name, "split.by") for name in split.by])
+            keys = hashed_keys(raw, split.by, "split.by")
         position = F.pmod(key_hash(keys, split.seed), F.lit(_BUCKETS)) / _BUCKETS
         is_test, is_valid = position < split.test, position < split.test + split.valid
         is_train = F.lit(True)
     else:
         time = named_column(raw, split.column, "split")
         kind = raw.schema[split.column].dataType
+        if isinstance(kind, T.DoubleType | T.FloatType):
+            time = F.nanvl(time, F.lit(None))  # NaN is greater than any cut
         valid_from, test_from = _cut(raw, split.valid_from, kind), _cut(raw, split.test_from, kind)
         is_test, is_valid, is_train = time >= test_from, time >= valid_from, time < valid_from
     dealt = F.when(is_test, "test").when(is_valid, "valid").when(is_train, "train")

@@ -20,6 +20,7 @@ from feature_eng.spark_errors import first_line
 _SCHEMA = "field string, value string, id int, count bigint, first_seen date, last_seen date"
 _COLUMNS = [column.split()[0] for column in _SCHEMA.split(", ")]
 _NO_LIMIT = 2**31 - 1
+_LOWER = 2**32 - 1
 
 
 @dataclass(frozen=True)
@@ -155,16 +156,16 @@ def measured(entries: DataFrame) -> Vocabulary:
     order cannot matter.
     """
     content = [F.col("field"), F.col("value"), F.col("id")]
-    sums = [
-        # decimal(38) holds 10**18 of them: a bigint sum would overflow under ANSI rules.
-        F.sum(F.xxhash64(F.lit(seed), *content).cast("decimal(38,0)")).alias(f"hash{seed}")
-        for seed in (0, 1)
-    ]
+    hashes = [F.xxhash64(F.lit(seed), *content) for seed in (0, 1)]
+    # By halves: a sum of whole ones would overflow under ANSI rules, one of decimals is slow.
+    halves = [half for h in hashes for half in (F.shiftright(h, 32), h.bitwiseAND(_LOWER))]
+    sums = [F.sum(half).alias(f"half{number}") for number, half in enumerate(halves)]
     text_bytes = F.sum(F.octet_length("value")).alias("text_bytes")
     found = (
         entries.groupBy("field").agg(F.count(F.lit(1)).alias("size"), text_bytes, *sums).collect()
     )
-    totals = [sum(int(row[f"hash{seed}"]) for row in found) for seed in (0, 1)]
+    high0, low0, high1, low1 = (sum(row[f"half{n}"] for row in found) for n in range(4))
+    totals = [(high0 << 32) + low0, (high1 << 32) + low1]
     return Vocabulary(
         entries,
         sizes={row["field"]: row["size"] for row in found},

@@ -55,6 +55,15 @@ def test_the_manifest_says_what_the_files_hold(
             path: footer.num_rows for path, footer in footers.items()
         }
         assert {footer.num_row_groups for footer in footers.values()} == {1}
+        for footer in footers.values():
+            group, types = footer.row_group(0), footer.schema.to_arrow_schema()
+            parts = [group.column(number) for number in range(group.num_columns)]
+            assert {part.compression for part in parts} == {"ZSTD"}
+            assert all(part.has_dictionary_page for part in parts)
+            for one in ("user", "item", "device", "age"):
+                assert types.field(one).type == pa.int32()
+            assert types.field("tags").type.value_type == pa.int32()
+            assert types.field("price").type == types.field("label").type == pa.float32()
         assert split.positives == sum(read_split(config, name)["label"].to_pylist())
     assert manifest.weight is None
     assert "sample_weight" not in read_split(config, "train").column_names

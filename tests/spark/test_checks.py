@@ -6,13 +6,22 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
+from conf.checks import ColumnCheck
 from conf.errors import ConfigError, DataError
-from conf.manifest import CheckResult
+from conf.manifest import CheckResult, SourceSpec
+from conf.schema import SPLITS
+from feature_eng.base import Base
 from feature_eng.build import build_features
-from feature_eng.checks import settle
+from feature_eng.checks import check_build, check_drift, checked_columns, settle
 from feature_eng.histogram import stability_index
+from feature_eng.profile import Profile
+from feature_eng.vocabulary import Vocabulary
+from feature_eng.write import WrittenSplit
 from tests.data import make_config, raw_table, write_raw
+from tests.unit.test_batch import field
+from tests.unit.test_manifest import manifest
 
 CHECKS = """checks={
   on_breach: warn, min_rows: 400, label_rate: [0.0, 0.01], max_row_change: 0.5,
@@ -85,6 +94,49 @@ def test_a_check_of_what_is_not_there_is_refused(spark: SparkSession, tmp_path: 
     ):
         with pytest.raises(ConfigError, match=message):
             make_config(tmp_path, f"checks={checks}")
+
+
+def test_a_range_is_of_numbers(spark: SparkSession) -> None:
+    raw = spark.sql("select date'2026-01-01' as day, now() as at, '7' as text, array(1) as list")
+    is_raw = F.lit(True)
+    for column, kind in (("day", "date"), ("at", "timestamp"), ("list", "array<int>")):
+        with pytest.raises(DataError, match=f"'{column}' is {kind}, but min and max are those of"):
+            checked_columns(raw, [ColumnCheck(column=column, max=3)], is_raw)
+    checks = [ColumnCheck(column="text", min=1), ColumnCheck(column="day", max_null_share=0)]
+    assert len(checked_columns(raw, checks, is_raw)) == 1
+
+
+def test_drift_and_rows_past_their_limits_end_a_build(spark: SparkSession, tmp_path: Path) -> None:
+    """By the limits that hold where none are given; halves that become 60, 70 and 80 in 100."""
+    names = ("steady", "moved", "far", "new")
+    fields = [field(name, "categorical", 4, 4 * number) for number, name in enumerate(names)]
+    fitted = {"histogram": [0, 0, 50_000, 50_000], "oov_rate": dict.fromkeys(SPLITS, 0.0)}
+    before = [field.model_copy(update=fitted) for field in fields]
+    earlier = manifest().model_copy(
+        update={"fields": before, "source": SourceSpec(name="raw", rows=100_000)}
+    )
+    now = [[0, 0, 60, 40], [0, 0, 70, 30], [0, 0, 80, 20], [0, 30, 35, 35]]
+    cells = [np.array(counts) * 1000 for counts in now]
+    base = Base(earlier, Vocabulary(spark.range(0), {}, {}, ""))
+    config = make_config(tmp_path, "checks.max_row_change=0.2")
+    results = check_drift(config.checks, fields, WrittenSplit([], cells, cells), base)
+    expected = {  # sum (p - q) ln(p / q), and the share that was not known
+        ("drift", "steady"): (0.0405, "pass"),
+        ("drift", "moved"): (0.1695, "warn"),
+        ("drift", "far"): (0.4159, "fail"),
+        ("drift", "new"): (0.0, "pass"),
+        ("rise of unknown share", "new"): (0.3, "fail"),
+    }
+    found = {(r.check, r.of): (float(r.found), r.outcome) for r in results}
+    for what, (value, outcome) in expected.items():
+        assert found[what] == (pytest.approx(value, abs=2e-4), outcome), what
+    profile = Profile({}, {}, (0, 1), {}, {}, {}, {})
+    results += check_build(config, 70_000, profile, [], earlier)
+    results += check_build(config, 90_000, profile, [], earlier)
+    with pytest.raises(DataError, match="broke the contract in 3 of 10 checks") as failed:
+        settle(results, config.checks.on_breach)
+    assert failed.value.exit_code == 3
+    assert "change from 100000 rows: at most 0.2 expected, 0.3000 found" in str(failed.value)
 
 
 def test_stability_index_by_hand() -> None:

@@ -1,5 +1,6 @@
 """Vocabulary and encoding against tables written by hand."""
 
+import logging
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from conf.fields import CategoricalField, MultiValuedField
 from conf.manifest import FieldSpec
 from conf.schema import ColumnSplit, RandomSplit, TimeSplit
 from feature_eng.raw import field_column, named_column
-from feature_eng.split import split_column
+from feature_eng.split import hashed_keys, split_column
 from feature_eng.vocabulary import (
     Vocabulary,
     fit_vocabulary,
@@ -23,6 +24,7 @@ from feature_eng.vocabulary import (
     write_vocabulary,
 )
 from tests.encoding import dictionaries, encode
+from tests.spark.test_fields import xxh64
 from tests.unit.test_batch import field
 
 ROWS = [
@@ -55,6 +57,15 @@ def spec(name: str, kind: str, length: int = 1, **fitted: Any) -> FieldSpec:
 SPECS = [spec("colour", "categorical"), spec("tags", "multi_valued", length=3)]
 
 
+def chained(*values: str | int) -> int:
+    """Spark's xxhash64 of strings and ints: each is hashed with the hash before it, from 42."""
+    hashed = 42
+    for value in values:
+        as_bytes = value.encode() if isinstance(value, str) else value.to_bytes(4, "little")
+        hashed = xxh64(as_bytes, hashed)
+    return hashed
+
+
 def fit(rows: DataFrame, directory: Path) -> Vocabulary:
     return measured(fit_vocabulary(dictionaries(rows, SPECS, directory), FIELDS))
 
@@ -74,6 +85,11 @@ def test_vocabulary_orders_by_count_then_value(rows: DataFrame, tmp_path: Path) 
     assertDataFrameEqual(found.entries, rows.sparkSession.createDataFrame(expected, schema))
     assert found.sizes == {"colour": 3, "tags": 2}
     assert found.text_bytes == {"colour": 12, "tags": 2}
+    totals = []
+    for seed in (0, 1):
+        hashes = [chained(seed, *entry[:3]) for entry in expected]
+        totals.append(sum(hashes) % 2**64)
+    assert found.fingerprint == "".join(f"{total:016x}" for total in totals)
 
 
 def test_ids_and_fingerprint_do_not_depend_on_the_partitioning(
@@ -95,16 +111,20 @@ def test_swapped_ids_have_another_fingerprint(rows: DataFrame, tmp_path: Path) -
     assert vocabulary.fingerprint != other.fingerprint
 
 
-@pytest.mark.parametrize("broadcast", [True, False])
+@pytest.mark.parametrize(
+    ("limit", "joined"), [(10**6, []), (0, ["tags", "colour"]), (110, ["colour"])]
+)
 def test_encoding_by_hand(
     spark: SparkSession,
     rows: DataFrame,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    broadcast: bool,
+    caplog: pytest.LogCaptureFixture,
+    limit: int,
+    joined: list[str],
 ) -> None:
-    if not broadcast:
-        monkeypatch.setattr("feature_eng.encode.BROADCAST_BYTES", 0)
+    caplog.set_level(logging.INFO, "feature_eng.encode")
+    monkeypatch.setattr("feature_eng.encode.BROADCAST_BYTES", limit)
     vocabulary = fit(rows, tmp_path / "fit")
     fields = [
         spec("colour", "categorical"),
@@ -129,6 +149,7 @@ def test_encoding_by_hand(
     names = ("id", "colour", "tags", "price", "age")
     by_id = sorted(found, key=lambda row: row["id"])
     assert [tuple(row[name] for name in names) for row in by_id] == expected
+    assert f"joined by shuffling: {', '.join(joined) or 'none'}" in caplog.text
 
 
 def test_values_become_canonical(spark: SparkSession) -> None:
@@ -154,7 +175,11 @@ def test_values_become_canonical(spark: SparkSession) -> None:
         ("amount", "categorical", "'amount' is double, but kind 'categorical' expects a string"),
         ("zip", "numeric", "'zip' is string, but kind 'numeric' expects a number"),
         ("zip", "multi_valued", "expects an array"),
-        ("colour", "categorical", "column 'colour' .* is not in the raw table; it has amount, zip"),
+        (
+            "colour",
+            "categorical",
+            "column 'colour' .* it has amount, zip; .* needs options: {mergeSchema",
+        ),
     ],
 )
 def test_a_column_that_does_not_fit_is_named(
@@ -201,6 +226,37 @@ def test_a_time_split_cuts_at_the_given_values(spark: SparkSession) -> None:
     number = TimeSplit(kind="time", column="day", valid_from=3, test_from=4)
     with pytest.raises(DataError, match="3 cannot be read as date"):
         split_column(raw.selectExpr("date(at) as day"), F.struct("day"), number)
+    floats = spark.sql(
+        "select double(t) as at from "
+        "values ('-Infinity'), ('1.5'), ('3'), ('Infinity'), ('NaN') as v(t)"
+    )
+    split = TimeSplit(kind="time", column="at", valid_from=1.5, test_from=3)
+    found = floats.select(split_column(floats, F.struct("at"), split)).collect()
+    assert [row[0] for row in found] == ["train", "valid", "test", "test", None]
+
+
+def test_integers_of_any_width_are_dealt_alike(spark: SparkSession) -> None:
+    split = RandomSplit(kind="random", valid=0.2, test=0.3, seed=5)
+    by_ninth = split.model_copy(update={"by": ["ninth"]})
+    wide = spark.range(-50, 50).selectExpr("id", "string(id) as text", "id % 9 as ninth")
+    narrow = wide.selectExpr("int(id) as id", "text", "tinyint(ninth) as ninth")
+    positions = {}
+    for number in range(-50, 50):
+        of_seed = chained(5)
+        hashed = xxh64(number.to_bytes(8, "little", signed=True), of_seed)
+        hashed = xxh64(str(number).encode(), hashed)
+        signed = hashed - 2**64 if hashed >= 2**63 else hashed
+        positions[number] = signed % 1_000_000 / 1_000_000
+    expected = [
+        "test" if at < 0.3 else "valid" if at < 0.5 else "train" for at in positions.values()
+    ]
+    found = []
+    for raw in (wide, narrow):
+        keys = hashed_keys(raw, ["id", "text"], "keys")
+        dealt = [split_column(raw, keys, how) for how in (split, by_ninth)]
+        found.append([tuple(row) for row in raw.select(*dealt).collect()])
+    assert found[0] == found[1]
+    assert [of_keys for of_keys, _ in found[0]] == expected
 
 
 def test_a_split_by_user_keeps_the_rows_of_a_user_together(spark: SparkSession) -> None:

@@ -13,7 +13,7 @@ from conf.manifest import FieldSpec
 from conf.schema import Config
 from feature_eng.build import canonical_rows
 from feature_eng.fields import fitted_specs, unfitted_specs
-from feature_eng.profile import profile_rows
+from feature_eng.profile import profile_rows, statistics
 from feature_eng.raw import field_column, key_columns
 from feature_eng.vocabulary import fit_vocabulary, measured
 from tests.data import settings
@@ -128,6 +128,20 @@ def test_a_delimiter_is_taken_as_it_is(spark: SparkSession) -> None:
     )
     found = raw.select(*[field_column(raw, spec) for spec in unfitted_specs(fields)]).head()
     assert found == (["p", "q", "r"],) * len(delimiters)
+
+
+def test_edges_are_looked_for_where_they_are_wanted(spark: SparkSession, tmp_path: Path) -> None:
+    plain = {"kind": "bucketised", "column": "n", "num_buckets": 4}
+    fields = [
+        plain | {"name": "a"},
+        plain | {"name": "b", "method": "log2"},
+        plain | {"name": "c", "method": "edges", "edges": [1.0]},
+        plain | {"name": "old"},
+        plain | {"name": "wide", "method": "log2"},
+    ]
+    wanted = statistics(configured(tmp_path, *fields), ["old", "wide", "gone"])
+    found = [name for name in wanted if name.startswith(("quantiles:", "greatest:"))]
+    assert found == ["quantiles:a", "greatest:b"]
 
 
 def test_hashed_ids_are_those_of_xxhash64(spark: SparkSession, tmp_path: Path) -> None:

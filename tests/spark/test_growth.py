@@ -63,7 +63,8 @@ def config(root: Path, number: int, **changed: dict[str, Any]) -> Config:
         ],
         "split": {"kind": "column", "column": "s"},
         "features": {"path": f"{root}/features/v{number}", "row_group_rows": 50},
-        "checks": {"on_breach": "warn"},  # nights are as different as can be
+        # Nights are as different as can be, but for their rows.
+        "checks": {"on_breach": "warn", "max_row_change": 0.1},
     }
     return Config.model_validate(plain)
 
@@ -138,6 +139,7 @@ def test_ids_never_move_and_other_fields_are_refused(spark: SparkSession, tmp_pa
         assert word.cardinality == 1 + OOV + len(expected)
         if base:
             check_drift(manifest.checks, known, words, train)
+            assert "change from 120 rows" in {check.check for check in manifest.checks}
         known, words = {value: entry["id"] for value, entry in expected.items()}, train
         first = first or (price.shift, price.scale, cost.edges)
         assert (price.shift, price.scale, cost.edges) == first  # what x means does not move either

@@ -15,7 +15,8 @@ from conf.errors import ConfigError, DataError
 from conf.negatives import NegativesConfig
 from conf.schema import Config
 from feature_eng.canonical import canonical_rows
-from feature_eng.negatives import DRAWN, draw_items, split_mix, with_negatives
+from feature_eng.draws import draw_items, split_mix
+from feature_eng.negatives import DRAWN, with_negatives
 from feature_eng.raw import KEYS
 from tests.data import make_config
 from tests.data import settings as run_settings
@@ -130,26 +131,36 @@ def ratings(spark: SparkSession) -> DataFrame:
     return spark.createDataFrame(rows, schema + "maker string, context string, rating int")
 
 
-def negatives_of(raw: DataFrame, **changes: Any) -> DataFrame:
+def negatives_of(raw: DataFrame, *, apart: bool = False, **changes: Any) -> DataFrame:
     return with_negatives(
         raw,
         NegativesConfig.model_validate(NEGATIVES | changes),
         keys=F.struct("n", F.col("`item.id`")),
         positive=F.col("rating") >= 3,
         train=F.col("n") % 3 > 0,
+        apart=apart,
     )
 
 
-@pytest.mark.parametrize(("strategy", "layouts"), [("uniform", [1, 7]), ("popularity", [3])])
+@pytest.mark.parametrize(
+    ("strategy", "apart", "layouts"),
+    [("uniform", False, [1, 7]), ("popularity", False, [3]), ("uniform", True, [2])],
+)
 def test_rows_are_those_of_a_dictionary(
-    spark: SparkSession, strategy: str, layouts: list[int]
+    spark: SparkSession, strategy: str, apart: bool, layouts: list[int]
 ) -> None:
     raw = ratings(spark)
+    if apart:  # an item's maker is renamed in the rows that do not train
+        later = F.when(F.col("n") % 3 == 0, " later").otherwise("")
+        raw = raw.withColumn("maker", F.concat("maker", later))
     # As with the keys, the hash's seed is hashed first.
     seeds = dict(raw.select("n", F.xxhash64(F.lit(5), F.struct("n", F.col("`item.id`")))).collect())
     rows = {row["n"]: row.asDict() for row in raw.collect()}
     positives = [row for row in rows.values() if row["rating"] >= 3]
-    own = {row["item.id"]: (row["genres"], row["maker"]) for row in rows.values()}
+    in_order = sorted(rows.values(), key=lambda row: row["n"] % 3 > 0)  # what trains says the last
+    own = {row["item.id"]: (row["genres"], row["maker"]) for row in in_order}
+    trained = {row["item.id"] for row in rows.values() if row["n"] % 3 > 0}
+    assert set(own) > trained
     popular = Counter(row["item.id"] for row in positives if row["n"] % 3 > 0)
     names = sorted(item for item in (popular if strategy == "popularity" else own) if item)
     weights = [popular[item] if strategy == "popularity" else 1 for item in names]
@@ -161,6 +172,8 @@ def test_rows_are_those_of_a_dictionary(
             if (other["country"], other["user"]) == (row["country"], row["user"])
             and other["item.id"] in names
         }
+        if apart and row["n"] % 3 > 0:
+            seen |= {names.index(item) for item in names if item not in trained}
         for index in drawn_from_a_pool(weights, seen, seeds[row["n"]], 3):
             item = names[index]
             of_item = {"item.id": item, "genres": own[item][0], "maker": own[item][1]}
@@ -168,7 +181,7 @@ def test_rows_are_those_of_a_dictionary(
     assert len(expected) > ROWS + 3 * 50
     for partitions in layouts:
         laid_out = raw.repartition(partitions, F.xxhash64("n", F.lit(partitions)))
-        found = negatives_of(laid_out, strategy=strategy).collect()
+        found = negatives_of(laid_out, apart=apart, strategy=strategy).collect()
         assert Counter(row[DRAWN] for row in found)[True] == 3 * len(positives)
         assert sorted(map(str, (tuple(row)[:-1] for row in found))) == sorted(map(str, expected))
 
@@ -200,7 +213,7 @@ def test_drawn_rows_have_label_0_and_one_set_of_item_columns(
     assert makers <= {(i, maker) for _, i, _, _, maker in rows}
 
 
-def test_what_cannot_be_drawn_is_refused(spark: SparkSession) -> None:
+def test_what_cannot_be_drawn_is_refused(spark: SparkSession, tmp_path: Path) -> None:
     raw = ratings(spark).withColumn("rating", F.lit(5)).persist()
     with pytest.raises(DataError, match="country or user is null in 1 rows with label 1"):
         negatives_of(raw)
@@ -215,6 +228,17 @@ def test_what_cannot_be_drawn_is_refused(spark: SparkSession) -> None:
         negatives_of(few, strategy="popularity")
     with pytest.raises(DataError, match=r"column 'brand' \(wanted by 'negatives.item_columns'\)"):
         negatives_of(whole, item_columns=["brand"])
+    by_time = run_settings(tmp_path) | {
+        "negatives": {"per_positive": 1, "user": ["user"], "item": "item"},
+        "split": {"kind": "time", "column": "user", "valid_from": 4, "test_from": 5},
+        "fields": [{"name": "item", "kind": "categorical"}],
+    }
+    rows = spark.range(6).selectExpr("id as user", "id as item", "1 as clicked")
+    one = rows.where("user not in (1, 2, 3)")
+    with pytest.raises(
+        DataError, match=r"1 users, such as user=0, .* 1, the items of training rows"
+    ):
+        canonical_rows(one, Config.model_validate(by_time))
 
 
 def test_a_config_that_cannot_draw_is_refused(tmp_path: Path) -> None:

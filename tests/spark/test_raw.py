@@ -1,13 +1,17 @@
 """Raw tables of every format, and days of them."""
 
+from functools import reduce
 from pathlib import Path
 
 import pytest
+from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from conf.errors import ConfigError, DataError
 from conf.raw import RawConfig
 from conf.schema import Config
+from feature_eng import spark_errors
 from feature_eng.build import build_features
 from feature_eng.canonical import canonical_rows
 from feature_eng.raw import KEYS, read_raw, rows_of_days
@@ -90,6 +94,60 @@ def test_days_are_picked_from_partitions_and_from_columns(
         for (first, last), expected in days.items():
             found = rows_of_days(every, raw, first, last).collect()
             assert {row["id"] % 3 for row in found} == expected
+
+
+def test_days_of_any_type_are_picked_or_refused(spark: SparkSession, tmp_path: Path) -> None:
+    """Times by their day, to its last second."""
+    times = ["2025-12-31 23:59:59", "2026-01-01 00:00:00", "2026-01-02 23:59:59.5", "2026-01-03"]
+    table = spark.createDataFrame(list(enumerate(times)), "id int, at string").selectExpr(
+        "id",
+        "at as text",
+        "timestamp(at) as time",
+        "cast(at as timestamp_ntz) as plain_time",
+        "date(at) as day",
+        "int(date_format(at, 'yyyyMMdd')) as number",
+        "date_format(at, 'yyyyMMdd') as digits",
+    )
+    table.write.parquet(f"{tmp_path}/raw")
+
+    def picked(column: str, first: str | None, last: str | None) -> DataFrame:
+        raw = RawConfig(path=f"{tmp_path}/raw", ds_column=column)
+        found = rows_of_days(read_raw(spark, raw), raw, first, last)
+        return found.select("id", F.lit(f"{column} {first} {last}").alias("days"))
+
+    wanted = [("2026-01-01", "2026-01-02", {1, 2}), (None, "2025-12-31", {0})]
+    wanted += [("2026-01-03", None, {3})]
+    columns = ("text", "time", "plain_time", "day")
+    frames = [picked(column, *days) for column in columns for *days, _ in wanted]
+    found = [tuple(row) for row in reduce(DataFrame.union, frames).collect()]
+    assert set(found) == {
+        (row, f"{column} {first} {last}")
+        for column in columns
+        for first, last, expected in wanted
+        for row in expected
+    }
+    assert picked("number", None, None).count() == 4
+    with pytest.raises(DataError, match="'number' is int, expected a date, a timestamp or text"):
+        picked("number", "2026-01-01", None)
+    with pytest.raises(PySparkException) as failed:
+        picked("digits", None, "2026-01-01").collect()
+    error = spark_errors.explained(failed.value)
+    assert isinstance(error, DataError)
+    assert "/raw' holds '20251231', expected YYYY-MM-DD" in str(error)
+
+
+def test_partitions_of_text_are_picked_without_reading_the_others(
+    spark: SparkSession, rows: DataFrame, tmp_path: Path
+) -> None:
+    """One partition is named by no day, so that Spark takes all names as text."""
+    rows.write.partitionBy("ds").parquet(f"{tmp_path}/parts")
+    (tmp_path / "parts/ds=2026-01-03").rename(tmp_path / "parts/ds=backfill")
+    for damaged in (tmp_path / "parts/ds=backfill").glob("*.parquet"):
+        damaged.write_bytes(b"not parquet")
+    raw = RawConfig(path=f"{tmp_path}/parts")
+    found = rows_of_days(read_raw(spark, raw), raw, "2026-01-02", "2026-01-02")
+    assert dict(found.dtypes)["ds"] == "string"
+    assert {row["id"] % 3 for row in found.collect()} == {1}
 
 
 def test_only_the_files_of_the_days_asked_for_are_read(
