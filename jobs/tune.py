@@ -15,7 +15,8 @@ from jobs import train
 from jobs.cli import Stage, figure, main, parser
 from nfm.launch.study import BEST, STORAGE, Study, Trial, check_study
 from nfm.launch.supervisor import launch
-from nfm.trainer import NotFiniteError, Result
+from nfm.trainer import Result
+from nfm.validation import NotFiniteError
 
 EXAMPLES = """\
   python -m jobs.tune --config conf/movielens100k.yaml --set tune.trials=30

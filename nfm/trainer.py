@@ -12,9 +12,9 @@ from typing import NoReturn
 import numpy as np
 import torch
 
-from conf.errors import DataError, RunError
+from conf.errors import RunError
 from conf.evaluation import HIGHER_IS_BETTER
-from conf.manifest import Manifest, SplitSpec
+from conf.manifest import Manifest
 from conf.schema import Config
 from nfm.batch import Batch, num_slots
 from nfm.calibration import ScoreReference
@@ -30,15 +30,13 @@ from nfm.checkpoint_keeper import newest_whole
 from nfm.checkpoint_writer import CheckpointWriter
 from nfm.collectives import Collectives, same_everywhere
 from nfm.diagnosis import blame
-from nfm.epoch_plan import EpochPlan, plan_epoch
+from nfm.epoch_plan import plan_epoch
 from nfm.file_cache import FileCache
-from nfm.metrics import metrics
-from nfm.objective import Objective
 from nfm.run_log import RunLog
 from nfm.schedule import factor_at
 from nfm.step import TrainStep
 from nfm.stream import stream_batches
-from nfm.tally import Tallier, Tally
+from nfm.validation import NotFiniteError, Validation
 
 _LOOK_EVERY = 20  # steps of a validation: to ask all workers costs as much as one of them
 
@@ -47,10 +45,6 @@ logger = logging.getLogger(__name__)
 
 class StoppedError(RunError):
     """The training was asked to stop, and did so after a checkpoint."""
-
-
-class NotFiniteError(RunError):
-    """The training diverged: starting it again would end in the same way."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +96,6 @@ class Trainer:
     ) -> None:
         self.config, self.manifest, self.workers = config, manifest, workers
         self.log, self.step, self.stop_asked = log, step, stop_asked
-        self.objective = Objective.of(config, manifest)
         self.nothing = Batch.empty(num_slots(manifest.fields))
         self.checkpoints = run / CHECKPOINTS
         train = config.train
@@ -114,6 +107,7 @@ class Trainer:
             self._say_alive,
         )
         self.cache = FileCache(train.cache, manifest) if train.cache else None
+        self.validation = Validation(config, manifest, workers, step, self.cache)
         self.position = Position()
 
     def fit(self) -> Result:
@@ -153,15 +147,15 @@ class Trainer:
         if rows:  # else the epoch's steps were in the checkpoint that the training goes on from
             self.writer.write(self.step, self.position)
         loss = self.position.loss / self.manifest.splits["train"].rows
-        tally = self._validate()
-        found, scores = self._metrics(tally), None
+        tally = self.validation.run(self._before_validation_step)
+        found, scores = self.validation.metrics(tally), None
         stopping = self.config.train.early_stopping
         sign = 1.0 if HIGHER_IS_BETTER[stopping.metric] else -1.0
         at = replace(self.position, epoch=epoch + 1, done=(), loss=0.0)
         best = at.best_metrics.get(stopping.metric)
         if best is None or sign * found[stopping.metric] > sign * best:
             at = replace(at, best_epoch=epoch, best_step=at.step, best_metrics=found)
-            scores = ScoreReference.of(tally, self.objective)
+            scores = ScoreReference.of(tally, self.validation.objective)
         self.position = at
         if self.log:
             valid = {f"valid_{name}": value for name, value in found.items()}
@@ -172,10 +166,19 @@ class Trainer:
         """Take the steps that are left of the epoch; returns the rows of all workers in them."""
         train, rank, at = self.config.train, self.workers.rank, self.position
         split = self.manifest.splits["train"]
-        plan, taken = self._plan(split, at), sum(phase.steps for phase in at.done)
+        plan = plan_epoch(
+            [file.rows for file in split.files],
+            world_size=self.workers.size,
+            batch_size=train.batch_size,
+            seed=train.seed,
+            epoch=at.epoch,
+            shuffle_rows=train.shuffle_rows,
+            done=at.done,
+        )
+        taken = sum(phase.steps for phase in at.done)
         batches = stream_batches(
             plan.blocks[rank],
-            self._paths(split),
+            [f"{self.config.features.path}/{file.path}" for file in split.files],
             self.manifest.fields,
             batch_rows=plan.batch_rows[rank],
             weighted=self.manifest.weight is not None,
@@ -234,52 +237,15 @@ class Trainer:
             )
         logger.warning("%s; left out, %d of %d", what, at.skipped, allowed)
 
-    def _validate(self) -> Tally:
-        """All workers' validation rows, each counted once; alike on every worker."""
-        split, rank = self.manifest.splits["valid"], self.workers.rank
-        plan = self._plan(split, None)
-        batches = stream_batches(
-            plan.blocks[rank],
-            self._paths(split),
-            self.manifest.fields,
-            batch_rows=plan.batch_rows[rank],
-            group_for=self.step.table.shards if self.step.table.shards > 1 else None,
-            cache=self.cache,
-        )
-        group_by = self.config.evaluate.group_by
-        tallier = Tallier(self.manifest.fields, [group_by] if group_by else [])
-        with contextlib.closing(batches):
-            for number in range(plan.steps):
-                if number % _LOOK_EVERY == 0 and self._stop_asked():
-                    self._stop()
-                batch = next(batches, self.nothing)
-                tallier.add(self.step.predict(batch), batch)
-                self._say_progress(number, plan.steps)
-        tally = tallier.tally().gathered(self.workers)
-        if not np.isfinite(tally.output_N).all():
-            raise NotFiniteError(
-                "the validation's predictions came out infinite or NaN: lower "
-                "train.optimizer.learning_rate"
-            )
-        return tally
+    def _before_validation_step(self, number: int, steps: int) -> None:
+        if number % _LOOK_EVERY == 0 and self._stop_asked():
+            self._stop()
+        self._say_progress(number, steps)
 
     def _stop_asked(self) -> bool:
         """Whether some worker was asked to stop; a validation exchanges nothing that could say."""
         asked = torch.tensor([float(self.stop_asked())])
         return self.workers.sum(asked, "stop.asked").item() > 0
-
-    def _metrics(self, tally: Tally) -> dict[str, float]:
-        """What the rows come to; one of them decides when to stop."""
-        group_by = self.config.evaluate.group_by
-        found = metrics(tally, self.objective, self.manifest.field(group_by) if group_by else None)
-        decides = self.config.train.early_stopping.metric
-        if decides not in found:
-            raise DataError(
-                f"there is no {decides} on the validation rows: it compares rows of both classes "
-                f"(gauc: of one key), and there are none; choose another "
-                f"train.early_stopping.metric, or another split"
-            )
-        return found
 
     def _restore(self) -> None:
         """Go on from the newest checkpoint that is whole; rank 0 looks which."""
@@ -309,21 +275,6 @@ class Trainer:
                 "the workers' weights drifted apart; do all hosts run the same torch build on the "
                 "same kind of processor?"
             )
-
-    def _plan(self, split: SplitSpec, at: Position | None) -> EpochPlan:
-        """Who reads what: the rest of an epoch of training, or a pass in the order of the files."""
-        return plan_epoch(
-            [file.rows for file in split.files],
-            world_size=self.workers.size,
-            batch_size=self.config.train.batch_size,
-            seed=self.config.train.seed,
-            epoch=at.epoch if at else 0,
-            shuffle_rows=self.config.train.shuffle_rows if at else 0,
-            done=at.done if at else (),
-        )
-
-    def _paths(self, split: SplitSpec) -> list[str]:
-        return [f"{self.config.features.path}/{file.path}" for file in split.files]
 
     def _say_progress(self, step: int, steps: int) -> None:
         if self.log:

@@ -26,7 +26,8 @@ from nfm.cores import use_cores
 from nfm.distributed import HorovodWorkers, WorkersLostError, can_reduce_on_gpu
 from nfm.run_log import RunLog
 from nfm.step import build_step
-from nfm.trainer import NotFiniteError, Trainer
+from nfm.trainer import Trainer
+from nfm.validation import NotFiniteError
 from nfm.warm_start import warm_start
 
 CONFIG, RESULT, STOP = "config.yaml", "result.json", "stop"

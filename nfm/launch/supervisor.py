@@ -20,7 +20,8 @@ from nfm.launch.progress import Progress
 from nfm.launch.run_directory import how_to_go_on, locked
 from nfm.lifeline import Lifelines
 from nfm.run_log import PROGRESS
-from nfm.trainer import NotFiniteError, Result
+from nfm.trainer import Result
+from nfm.validation import NotFiniteError
 from nfm.worker import CONFIG, RESULT, STOP
 
 LOG = "workers.log"

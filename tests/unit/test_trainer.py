@@ -35,7 +35,8 @@ from nfm.objective import probability
 from nfm.run_log import RunLog
 from nfm.step import build_step
 from nfm.stream import stream_batches
-from nfm.trainer import NotFiniteError, Result, StoppedError, Trainer
+from nfm.trainer import Result, StoppedError, Trainer
+from nfm.validation import NotFiniteError
 from nfm.worker import CONFIG, RESULT
 from tests.data import make_config
 from tests.distributed.features import write_features
