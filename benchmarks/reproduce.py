@@ -196,7 +196,8 @@ def _train(config: Config) -> tuple[dict[str, float], float, int, float]:
     valid = json.loads((Path(config.train.path) / bundle.model_id / "metrics.json").read_text())
     weights = [bundle.table_VD, *bundle.model.parameters()]
     log = Path(config.train.work_path) / bundle.model_id / METRICS
-    rates = [json.loads(line)["rows_per_s"] for line in log.read_text().splitlines()]
+    epochs = [json.loads(line) for line in log.read_text().splitlines()]
+    rates = [epoch["rows_per_s"] for epoch in epochs if "rows_per_s" in epoch]
     return (
         {key: value for key, value in metrics.items() if isinstance(value, float)},
         valid[config.train.early_stopping.metric],

@@ -160,9 +160,7 @@ class Config(Section):
         strangers = set(self.model.wide_only) - {field.name for field in self.fields}
         if strangers:
             raise ValueError(f"model.wide_only: there is no field '{min(strangers)}'")
-        if self.model.wide_only and self.model.name != "wide_deep":
-            raise ValueError(f"model.wide_only goes with wide_deep, not with {self.model.name}")
-        if len(set(self.model.wide_only)) == len(self.fields):
+        if self.model.name == "wide_deep" and len(set(self.model.wide_only)) == len(self.fields):
             raise ValueError("model.wide_only: names every field, and leaves the deep part none")
         if self.checks.label_rate and self.task != "binary":
             raise ValueError("checks.label_rate goes with task: binary")

@@ -225,7 +225,9 @@ class TrainConfig(Section):
         5.0, description="Seconds before the first restart; twice as long before each further one."
     )
     stall_timeout_s: PositiveNumber = Field(
-        600.0, description="Seconds without a step after which the workers count as failed."
+        600.0,
+        description="Seconds without a step after which the workers count as failed; a checkpoint "
+        "that is being written has as many more.",
     )
     max_skipped_steps: Annotated[int, Field(ge=0)] = Field(
         0,

@@ -33,7 +33,7 @@ def is_in_days(
             f"ds_column '{name}' is {kind.simpleString()}, expected a date, a timestamp or text "
             f"YYYY-MM-DD; {_ADVICE}"
         )
-    wanted = F.lit(True)
+    wanted = day.isNotNull()
     if first is not None:
         wanted &= day >= F.lit(first).cast(kind)
     if after is not None:  # a day may have hours
@@ -65,7 +65,9 @@ def refuse_empty_files(config: RawConfig, first: str | None, after: str | None) 
         in_days = day is None or ((first or day[1]) <= day[1] and (not after or day[1] < after))
         return in_days and not re.search("/[._]", below)
 
-    for top in fs.ls(plain, detail=True):
+    # What lies below the days asked for, where there are others.
+    few = first is not None or after is not None
+    for top in fs.ls(plain, detail=True) if few else [fs.info(plain)]:
         if not is_wanted(top["name"]):
             continue
         is_directory = top["type"] == "directory"

@@ -6,6 +6,7 @@ write the scores themselves (``feature_eng.scored_files``). Only file names and 
 
 import functools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,7 +41,7 @@ from feature_eng.value_index import ValueIndex
 from feature_eng.vocabulary import Vocabulary, by_name
 from feature_eng.workers import in_worker
 
-_SORTED_ROWS = 1 << 24  # 128 MB of hashes
+_SORTED_ROWS = 1 << 25  # 256 MB of hashes
 
 
 def rows_of_day(spark: SparkSession, config: ScoreConfig, ds: str) -> DataFrame:
@@ -229,10 +230,11 @@ def count_duplicates(directory: str, files: Sequence[ScoreFile]) -> int:
 
 
 def _repeated(directory: str, files: Sequence[ScoreFile], part: int, parts: int) -> int:
-    found = [np.empty(0, np.int64)]
-    for file in files:
+    def read(file: ScoreFile) -> npt.NDArray[np.int64]:
         fs, plain = storage.filesystem(f"{directory}/{key_file(file.path)}")
         hashes = np.frombuffer(fs.cat_file(plain), np.int64)
-        found.append(hashes if parts == 1 else hashes[hashes % parts == part])
-    ordered = np.sort(np.concatenate(found))
+        return hashes if parts == 1 else hashes[hashes % parts == part]
+
+    with ThreadPoolExecutor() as pool:
+        ordered = np.sort(np.concatenate(list(pool.map(read, files))))
     return int(np.count_nonzero(ordered[1:] == ordered[:-1]))

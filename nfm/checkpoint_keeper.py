@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from conf.errors import RunError
 from nfm.checkpoint import (
     checksum,
     directory_of,
@@ -39,15 +40,24 @@ def newest_whole(checkpoints: Path, alive: Callable[[], None]) -> int:
 
 
 def damage(checkpoint: Path, alive: Callable[[], None] = lambda: None) -> str | None:
-    """What is wrong with a checkpoint, or None: every file is read and its checksum compared."""
+    """What is wrong with a checkpoint, or None: every file is read and its checksum compared.
+
+    Raises:
+        RunError: The disk does not answer, which says nothing of what is on it.
+    """
     try:
         expected = read_checksums(checkpoint)
         read_position(checkpoint)
         for name, sha256 in expected.items():
             if checksum(checkpoint / name, alive) != sha256:
                 return f"checksum of {name} differs"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{type(error).__name__}: {error}"
+    except OSError as error:
+        raise RunError(
+            f"checkpoint '{checkpoint}' cannot be read ({error}): mend the disk, then go on with "
+            f"--resume"
+        ) from None
     return None
 
 

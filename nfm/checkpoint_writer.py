@@ -42,7 +42,7 @@ class CheckpointWriter:
         directory: Of the checkpoints; the same for all workers.
         workers: Who writes together.
         keep: Newest checkpoints kept, beside those of the best epochs.
-        timeout_s: How long rank 0 waits for the others' files.
+        timeout_s: How long rank 0 waits for the others' files, and counts waiting as life.
         alive: Called about once a second while the steps wait for what is being written.
     """
 
@@ -104,8 +104,10 @@ class CheckpointWriter:
         Raises:
             RunError: It could not be.
         """
+        patient_until = time.monotonic() + self.timeout_s
         while wait(self._under_way, _SAY_S).not_done:
-            self.alive()
+            if time.monotonic() < patient_until:
+                self.alive()
         try:
             for done in self._under_way:
                 done.result()

@@ -158,8 +158,8 @@ class Trainer:
             scores = ScoreReference.of(tally, self.validation.objective)
         self.position = at
         if self.log:
-            valid = {f"valid_{name}": value for name, value in found.items()}
-            self.log.epoch(epoch, {"train_loss": loss, **valid, "rows_per_s": rate})
+            told = {"train_loss": loss} | {f"valid_{name}": x for name, x in found.items()}
+            self.log.epoch(epoch, told | ({"rows_per_s": rate} if rows else {}))
         self.writer.record(at, scores)
 
     def _train_epoch(self) -> int:

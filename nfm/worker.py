@@ -44,7 +44,7 @@ class StopSignal:
         signal.signal(signal.SIGTERM, self._terminated)
 
     def __call__(self) -> bool:
-        """Look, at most once a step: the file costs a few microseconds."""
+        """Look, at most once in a step or a part of a validation: it takes a few microseconds."""
         self._asked = self._asked or self._file.exists()
         return self._asked
 

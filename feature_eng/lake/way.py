@@ -38,7 +38,7 @@ class Way(Protocol):
 
 
 def keep_named_files(staging: str, manifest: PartitionManifest) -> None:
-    """Remove what a manifest does not name: files of tasks that Spark tried again.
+    """Remove what a manifest does not name: hashes of keys, files of tasks that Spark tried again.
 
     Raises:
         RunError: A file that it names is not there, or not as it was written.
@@ -53,8 +53,8 @@ def keep_named_files(staging: str, manifest: PartitionManifest) -> None:
                 f"'{staging}/{file.path}' should hold {file.bytes} bytes and holds {size}: the "
                 f"store lost what was written, and nothing was published; run again"
             )
-    for entry in found.values():
-        fs.rm(entry["name"], recursive=True)
+    if found:
+        fs.rm([entry["name"] for entry in found.values()], recursive=True)
 
 
 def older(path: str, hours: int) -> bool:

@@ -23,7 +23,9 @@ from conf.loader import dump_config, load_config, override_config, value_of
 from conf.manifest import Manifest, read_manifest, write_manifest
 from conf.schema import Config
 from conf.tuning import Dimension, TuneConfig
+from nfm.bundle import load_bundle
 from nfm.launch.run_directory import differing_keys
+from nfm.registry import resolve_start
 from nfm.trainer import Result
 
 STORAGE, CONFIG, TRIALS, BEST = "study.sqlite3", "config.yaml", "trials.csv", "best.yaml"
@@ -169,13 +171,16 @@ def check_study(config: Config, manifest: Manifest) -> TuneConfig:
     tune = config.tune
     if tune is None:
         raise ConfigError("the config has no tune section: give its path and its space")
+    name = config.train.init_from
+    start = resolve_start(config.train.path, name) if name else None
+    factors = load_bundle(start, check=False).config.model.factors if start else None
     for key, dimension in tune.space.items():
         for value in dimension.ends:
             wanted = override_config(config, {key: value, "tune": None}, f"tune.space: {key}")
-            if config.train.init_from and wanted.model.factors != config.model.factors:
+            if factors not in (None, wanted.model.factors):
                 raise ConfigError(
-                    f"tune.space: {key}: a training that begins from a bundle (train.init_from) "
-                    f"has its embedding_dim; leave the key out"
+                    f"tune.space: {key}: with {value} the model has {wanted.model.factors} "
+                    f"factors, and '{start}', which it begins from (train.init_from), has {factors}"
                 )
     if not storage.exists(f"{tune.path}/{CONFIG}"):
         return tune

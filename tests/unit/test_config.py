@@ -24,7 +24,6 @@ ROOT = Path(__file__).parents[2]
         ("train.epochs=0", r"train.epochs: .*greater than or equal to 1, found 0"),
         ("model.dropout=1.0", r"model.dropout\..*less than 1, found 1.0"),
         ("model={name: wide_deep, wide_only: [nobody]}", r"wide_only: there is no field 'nobody'"),
-        ("model={name: nfm, wide_only: [user]}", r"wide_only goes with wide_deep, not with nfm"),
         (
             "model={name: wide_deep, wide_only: [user, item, device, price, age, tags]}",
             r"wide_only: names every field",

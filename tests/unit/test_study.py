@@ -13,6 +13,7 @@ from conf.manifest import Manifest
 from conf.schema import Config
 from nfm.launch.study import BEST, TRIALS, Study, check_study
 from nfm.trainer import Result
+from tests.bundles import bundle_of, write
 from tests.data import make_config
 from tests.distributed.features import write_features
 
@@ -73,9 +74,16 @@ def test_a_key_or_value_that_no_training_takes_is_named(
 
 def test_a_study_that_begins_from_a_bundle_has_its_width(tmp_path: Path) -> None:
     space = {"model.embedding_dim": {"choices": [4, 8]}}
-    config = override_config(tuned(tmp_path, space=space), {"train.init_from": "latest"}, "test")
-    with pytest.raises(ConfigError, match=r"embedding_dim: .*train.init_from.*; leave the key out"):
-        check_study(config, write_features(config, [40], [20]))
+    config, begin = tuned(tmp_path, space=space), {"train.init_from": "serving"}
+    config = override_config(config, begin, "test")
+    manifest = write_features(config, [40], [20])
+    assert check_study(config, manifest)  # nothing serves yet, so it begins anew
+    (tmp_path / "other").mkdir()
+    bundle = bundle_of(tmp_path / "other", "model.embedding_dim=8")
+    begin["train.init_from"] = write(bundle, tmp_path / "other/bundle")
+    config = override_config(config, begin, "test")
+    with pytest.raises(ConfigError, match=r"embedding_dim: with 4 the model has 4 .* has 8"):
+        check_study(config, manifest)
 
 
 def test_without_a_space_there_is_nothing_to_tune(tmp_path: Path) -> None:
