@@ -2,9 +2,9 @@
 
 For each protocol (conf/reproduce/ratings.yaml, implicit.yaml) and model (models.yaml) a study finds
 hyperparameters on the validation rows, three seeds train with the best ones, and the test rows
-judge them. FuxiCTR trains four of the models, in .venv-peers, with the same hyperparameters and
-seeds. As many trainings run at a time as there are cores. What is done is not done again: kill it
-at any time, and run it again.
+judge them. FuxiCTR trains the same models, of NFM one depth, in .venv-peers, with the same
+hyperparameters and seeds. As many trainings run at a time as there are cores. What is done is not
+done again: kill it at any time, and run it again.
 """
 
 import argparse

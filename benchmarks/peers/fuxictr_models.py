@@ -222,7 +222,8 @@ def main(place: Path, pretrained: Path | None = None) -> None:
     seed_everything(train["seed"])
     # Its penalty is on all features in each step, ours on those that a row holds.
     share = len(manifest["fields"]) / manifest["num_features"]
-    penalty = train["l2"]["embedding"] * share
+    strength = "linear" if settings["model"]["name"] == "lr" else "embedding"
+    penalty = train["l2"][strength] * share
     model = Model(feature_map(manifest), settings, place, penalty)
     if pretrained:
         weights = torch.load(pretrained / f"{_WEIGHTS}.model")
