@@ -41,9 +41,6 @@ ROWS, TIMES = 2_000_000, 4
 BARS = {"bare forward": 0.5, "predict_batch_udf": 3.0, "MLlib's FM": 2.0}
 GROWTH, FLAT = 4.2, 1.2
 _BATCHES = (1024, 4096, 16_384)
-# The JVM compiles anew what it had compiled for one way when it meets the classes of another: after
-# one, the first measured rounds were a third slower than the last.
-_WARM_UPS = 2
 _CONF = {
     "spark.driver.memory": "6g",
     "spark.sql.shuffle.partitions": "8",
@@ -70,12 +67,12 @@ def measure(folder: Path, rounds: int) -> list[Record]:
     }
     # First, while ours alone has run: the workers keep what the peers put into them.
     growth = list(_growth(folder, config, rounds))
-    for _ in range(_WARM_UPS):
-        for way in ways.values():  # compiles, starts workers, fills the page cache
-            way()
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
+            # Warm each time: Spark ends Python workers that had nothing to do for a minute, and
+            # MLlib takes about as long.
+            way()
             seconds[name].append(_seconds(way))
             print(f"{name}: {seconds[name][-1]:.1f} s", flush=True)
     rates = {name: Series.of(found).map(lambda s: ROWS / s) for name, found in seconds.items()}
