@@ -1,6 +1,6 @@
 """The configuration of the evaluation, and which metrics there are for a task and a loss."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from pydantic import Field
@@ -33,7 +33,9 @@ class EvaluateConfig(Section):
         "also in the validation of a training.",
     )
     segments: list[str] = Field(
-        [], description="Fields of one value per row for whose values the report has a table each."
+        [],
+        description="Fields, but for numbers, for whose values the report has a table each; a row "
+        "counts for each value of a list.",
     )
 
     @property
@@ -76,7 +78,7 @@ def check_evaluation(
         raise ValueError("train.loss: a regression has the squared loss; leave it out")
     if task == "regression" and evaluate.group_by:
         raise ValueError("evaluate.group_by: GAUC goes with task: binary")
-    check_grouping(evaluate.grouping, fields)
+    check_grouping(evaluate, fields)
     known = metrics_of(task, loss, grouped=evaluate.group_by is not None)
     for key, metric in metrics.items():
         if metric == "gauc" and task == "binary" and metric not in known:
@@ -88,22 +90,23 @@ def check_evaluation(
             )
 
 
-def check_grouping(names: Sequence[str], fields: Iterable[Any]) -> None:
-    """See that rows can be grouped by fields: each has one id per row.
+def check_grouping(evaluate: EvaluateConfig, fields: Iterable[Any]) -> None:
+    """See that rows can be grouped by fields: each has ids, and GAUC's one of them per row.
 
     Args:
-        names: Of the fields.
+        evaluate: Names the fields.
         fields: All fields, as they are configured or as the manifest has them.
 
     Raises:
-        ValueError: A field is not there, is a list or a number.
+        ValueError: A field is not there, is a number, or a list.
     """
     kinds = {field.name: field.kind for field in fields}
-    for name in names:
+    for name in evaluate.grouping:
         if name not in kinds:
             raise ValueError(f"evaluate: no field '{name}' to group by, but {', '.join(kinds)}")
-        if kinds[name] not in _GROUPING:
+        able = _GROUPING if name == evaluate.group_by else (*_GROUPING, "multi_valued")
+        if kinds[name] not in able:
             raise ValueError(
                 f"evaluate: field '{name}' is {kinds[name]}; rows are grouped by fields that are "
-                f"{', '.join(_GROUPING)}"
+                f"{', '.join(able)}"
             )

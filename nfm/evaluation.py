@@ -19,7 +19,7 @@ from nfm.metrics import by_group, metrics, reliability
 from nfm.objective import Objective
 from nfm.predict import BATCH_ROWS, check_vocabulary, predict_logits
 from nfm.stream import stream_batches
-from nfm.tally import Tallier, Tally
+from nfm.tally import ListTallier, Tallier, Tally
 
 Table = list[dict[str, Any]]
 
@@ -57,13 +57,13 @@ def evaluate_split(
     """
     check_evaluable(bundle, features, manifest, config)
     objective = Objective.of(bundle.config, bundle.manifest)
-    tally = _tally(bundle, features, manifest, config)
+    tally, of_lists = _tallies(bundle, features, manifest, config)
     if not np.isfinite(tally.output_N).all():
         raise RunError(f"bundle '{bundle.model_id}' predicts infinity or NaN; train again")
     table = reliability(tally, objective) if objective.probabilistic else {}
     segments = {}
     for name in config.segments:
-        columns = by_group(tally, objective, name)
+        columns = by_group(of_lists.get(name, tally), objective, name)
         names = value_names(features, manifest.field(name), columns["id"])
         order = np.argsort(-columns["rows"], kind="stable")
         columns = {"value": names, **columns}
@@ -85,7 +85,7 @@ def check_evaluable(
     if manifest.task != "binary" and config.group_by:
         raise ConfigError("evaluate.group_by: GAUC goes with a binary task")
     try:
-        check_grouping(config.grouping, manifest.fields)
+        check_grouping(config, manifest.fields)
     except ValueError as error:
         raise ConfigError(str(error)) from None
 
@@ -95,7 +95,7 @@ def value_names(features: str, field: FieldSpec, ids: npt.NDArray[Any]) -> npt.N
 
     Args:
         features: Directory with the vocabulary.
-        field: The field: of one id per row.
+        field: The field.
         ids: Local ids [n].
 
     Returns:
@@ -118,14 +118,23 @@ def value_names(features: str, field: FieldSpec, ids: npt.NDArray[Any]) -> npt.N
     return np.array([name(number) for number in ids.tolist()], dtype=object)
 
 
-def _tally(bundle: Bundle, features: str, manifest: Manifest, config: EvaluateConfig) -> Tally:
+def _tallies(
+    bundle: Bundle, features: str, manifest: Manifest, config: EvaluateConfig
+) -> tuple[Tally, dict[str, Tally]]:
+    """All rows, each once, and by field that is a list, each for every value that it holds."""
     files = manifest.splits[config.split].files
     paths = [f"{features}/{file.path}" for file in files]
     blocks = [Block((index,), file.rows, entropy=None) for index, file in enumerate(files)]
-    tallier = Tallier(manifest.fields, config.grouping)
+    is_list = {field.name: field.kind == "multi_valued" for field in manifest.fields}
+    of_rows = Tallier(manifest.fields, [name for name in config.grouping if not is_list[name]])
+    of_lists = {
+        name: ListTallier(manifest.fields, name) for name in config.segments if is_list[name]
+    }
     for batch in stream_batches(blocks, paths, manifest.fields, batch_rows=BATCH_ROWS):
-        tallier.add(torch.from_numpy(predict_logits(bundle, batch.ids_BS, batch.x_BS)), batch)
-    return tallier.tally()
+        output_B = torch.from_numpy(predict_logits(bundle, batch.ids_BS, batch.x_BS))
+        for tallier in (of_rows, *of_lists.values()):
+            tallier.add(output_B, batch)
+    return of_rows.tally(), {name: tallier.tally() for name, tallier in of_lists.items()}
 
 
 def _table(columns: dict[str, npt.NDArray[Any]]) -> Table:

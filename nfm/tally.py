@@ -113,8 +113,13 @@ class Tallier:
             name: batch.ids_BS[:, slot].numpy() - offset
             for name, (slot, offset) in self._places.items()
         }
-        self._apart.append(_uncounted(output_B.numpy(), batch.label_B.numpy(), ids))
-        self._rows_apart += len(batch)
+        self._count(output_B.numpy(), batch.label_B.numpy(), ids)
+
+    def _count(
+        self, output_B: FloatArray, label_B: FloatArray, ids: Mapping[str, npt.ArrayLike]
+    ) -> None:
+        self._apart.append(_uncounted(output_B, label_B, ids))
+        self._rows_apart += len(output_B)
         # As many as are merged: so an entry is sorted again a few times, however many rows come.
         if self._rows_apart >= max(_ROWS_APART, len(self._merged.count_N)):
             self.tally()
@@ -124,6 +129,28 @@ class Tallier:
         self._merged = merge([self._merged, *self._apart])
         self._apart, self._rows_apart = [], 0
         return self._merged
+
+
+class ListTallier(Tallier):
+    """Counts a row once for each value that it holds of a list.
+
+    Args:
+        fields: The manifest's.
+        name: Of the field whose values are lists.
+    """
+
+    def __init__(self, fields: Sequence[FieldSpec], name: str) -> None:
+        super().__init__(fields, [name])
+        (length,) = (field.length for field in fields if field.name == name)
+        slot, self._offset = self._places[name]
+        self._name, self._slots = name, slice(slot, slot + length)
+
+    def add(self, output_B: torch.Tensor, batch: Batch) -> None:
+        """Count a batch by the model's outputs."""
+        row, place = np.nonzero(batch.x_BS[:, self._slots].numpy())
+        ids = batch.ids_BS[:, self._slots].numpy()[row, place] - self._offset
+        row, ids = np.unique(np.column_stack([row, ids]), axis=0).T
+        self._count(output_B.numpy()[row], batch.label_B.numpy()[row], {self._name: ids})
 
 
 def starts_of(*columns: npt.NDArray[np.generic]) -> npt.NDArray[np.int64]:

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -139,7 +140,11 @@ def test_the_bundle_holds_the_best_epoch(done: Outcome, job: JobCaller, root: Pa
     metrics = json.loads(path.read_text())
     assert metrics["auc"] == max(line["valid_auc"] for line in lines)
     assert metrics["auc"] == lines[metrics["best_epoch"]]["valid_auc"]
-    sets = ("evaluate.split=valid", "evaluate.segments=[device, age]", "evaluate.group_by=user")
+    sets = (
+        "evaluate.split=valid",
+        "evaluate.segments=[device, age, tags]",
+        "evaluate.group_by=user",
+    )
     outcome = job(evaluate, *(part for item in sets for part in ("--set", item)), "--overwrite")
     assert outcome.code == 0, outcome.err
     (report,) = root.glob("reports/*-valid/report.json")
@@ -154,6 +159,9 @@ def test_the_bundle_holds_the_best_epoch(done: Outcome, job: JobCaller, root: Pa
     assert devices["missing"] == (len(nowhere), nowhere["label"].sum())
     assert sum(rows for rows, _ in devices.values()) == len(valid)
     assert sum(row["rows"] for row in found["reliability"]) == len(valid)
+    held = Counter(tag for tags in valid["tags"] for tag in {int(tag) for tag in tags} - {-1})
+    tags = [row["rows"] for row in found["segments"]["tags"]]
+    assert tags == sorted(held.values(), reverse=True)
     assert re.search(r"^  device missing +auc 0\.\d{4}, rmse ", outcome.out, re.MULTILINE)
     assert re.search(r"^  valid gauc_keys +\d+$", outcome.out, re.MULTILINE)
 

@@ -19,7 +19,7 @@ from nfm.batch import Batch
 from nfm.evaluation import value_names
 from nfm.metrics import by_group, metrics, reliability
 from nfm.objective import Objective
-from nfm.tally import Tallier, Tally, merge
+from nfm.tally import ListTallier, Tallier, Tally, merge
 
 LOGISTIC = Objective("binary", "logistic")
 SIGNED = Objective("binary", "squared")
@@ -195,6 +195,9 @@ def test_tallies_of_any_parts_merge_into_that_of_all(rows: list[Row], part_of: l
         assert metrics(merged, objective, field()) == metrics(whole, objective, field())
 
 
+FOLLOWS = field("tags", "multi_valued", offset=5, length=3)
+
+
 def test_a_tallier_counts_batches_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nfm.tally._ROWS_APART", 30)
     rng = np.random.default_rng(4)
@@ -224,6 +227,31 @@ def test_a_tallier_counts_batches_as_one(monkeypatch: pytest.MonkeyPatch) -> Non
         assert by_group(found, LOGISTIC, name)["auc"].tolist() == pytest.approx(
             by_group(expected, LOGISTIC, name)["auc"].tolist(), nan_ok=True
         )
+
+
+def test_a_row_counts_once_for_each_value_of_its_list() -> None:
+    rng = np.random.default_rng(5)
+    tallier = ListTallier([field("item", offset=0), FOLLOWS], "tags")
+    expected: dict[int, list[tuple[float, float]]] = {}
+    for size in (7, 0, 40):
+        ids = rng.integers(0, 5, (size, 4)).astype(np.int32)
+        x = rng.integers(0, 2, (size, 4)).astype(np.float32)
+        label, output = rng.integers(0, 2, size), rng.integers(-2, 3, size)
+        batch = Batch(
+            torch.from_numpy(ids + np.array([0, 5, 5, 5], np.int32)),
+            torch.from_numpy(x),
+            torch.from_numpy(label.astype(np.float32)),
+        )
+        tallier.add(torch.from_numpy(output.astype(np.float64)), batch)
+        for row in range(size):
+            for value in {int(ids[row, s]) for s in (1, 2, 3) if x[row, s]}:
+                expected.setdefault(value, []).append((output[row], label[row]))
+    found = by_group(tallier.tally(), LOGISTIC, "tags")
+    assert found["id"].tolist() == sorted(expected)
+    for value, rows, auc in zip(found["id"], found["rows"], found["auc"], strict=True):
+        outputs, labels = zip(*expected[value], strict=True)
+        of_rows = sklearn_metrics.roc_auc_score(labels, outputs)
+        assert (rows, auc) == (len(outputs), pytest.approx(of_rows))
 
 
 def test_what_one_class_leaves_undefined_is_left_out() -> None:
