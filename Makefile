@@ -56,7 +56,7 @@ lint: $(READY) ## Check style (ruff), types (mypy) and who imports whom (import-
 	$(PY) -m mypy
 	$(PY) .venv/bin/lint-imports --no-logo
 
-reproduce: data ## Compare lr, fm, fnn, wide_deep, deep_cross and nfm on MovieLens-100K: 1.5 hours; writes docs/results.md
+reproduce: data ## Compare lr, fm, fnn, wide_deep, deep_cross and nfm on MovieLens-100K: 2.5 hours; writes docs/results.md
 	@TORCH_PIP_ARGS='$(TORCH_PIP_ARGS)' tools/peers.sh
 	$(PY) -m benchmarks.reproduce --docs docs/results.md
 
