@@ -19,7 +19,7 @@ HIGHER_IS_BETTER: dict[Metric, bool] = {
 }
 _OF_CLASSES = {"auc", "gauc", "pr_auc"}
 _OF_PROBABILITIES = {"logloss", "normalised_entropy", "ece"}
-_GROUPING = ("categorical", "hashed", "bucketised")
+_OF_ONE_VALUE = ("categorical", "hashed", "bucketised")
 
 
 class EvaluateConfig(Section):
@@ -34,8 +34,8 @@ class EvaluateConfig(Section):
     )
     segments: list[str] = Field(
         [],
-        description="Fields, but for numbers, for whose values the report has a table each; a row "
-        "counts for each value of a list.",
+        description="Fields for whose values the report has a table each: a number's by tenths of "
+        "the rows; a row counts for each value of a list.",
     )
 
     @property
@@ -91,22 +91,22 @@ def check_evaluation(
 
 
 def check_grouping(evaluate: EvaluateConfig, fields: Iterable[Any]) -> None:
-    """See that rows can be grouped by fields: each has ids, and GAUC's one of them per row.
+    """See that rows can be grouped by fields, for GAUC by one that has one value per row.
 
     Args:
         evaluate: Names the fields.
         fields: All fields, as they are configured or as the manifest has them.
 
     Raises:
-        ValueError: A field is not there, is a number, or a list.
+        ValueError: A field is not there, or GAUC's is a number or a list.
     """
     kinds = {field.name: field.kind for field in fields}
     for name in evaluate.grouping:
         if name not in kinds:
             raise ValueError(f"evaluate: no field '{name}' to group by, but {', '.join(kinds)}")
-        able = _GROUPING if name == evaluate.group_by else (*_GROUPING, "multi_valued")
-        if kinds[name] not in able:
-            raise ValueError(
-                f"evaluate: field '{name}' is {kinds[name]}; rows are grouped by fields that are "
-                f"{', '.join(able)}"
-            )
+    key = evaluate.group_by
+    if key and kinds[key] not in _OF_ONE_VALUE:
+        raise ValueError(
+            f"evaluate.group_by: field '{key}' is {kinds[key]}; GAUC ranks within the values of a "
+            f"field that is {', '.join(_OF_ONE_VALUE)}"
+        )

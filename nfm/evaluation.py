@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,13 +10,13 @@ import torch
 
 from conf.errors import ConfigError, RunError
 from conf.evaluation import EvaluateConfig, check_grouping
-from conf.manifest import MISSING, FieldSpec, Manifest
-from conf.vocabulary import value_ids
+from conf.manifest import Manifest
 from nfm.bundle import Bundle
 from nfm.epoch_plan import Block
 from nfm.metrics import by_group, metrics, reliability
 from nfm.objective import Objective
 from nfm.predict import BATCH_ROWS, check_vocabulary, predict_logits
+from nfm.segments import in_tenths, value_names
 from nfm.stream import stream_batches
 from nfm.tally import ListTallier, Tallier, Tally
 
@@ -63,8 +62,11 @@ def evaluate_split(
     table = reliability(tally, objective) if objective.probabilistic else {}
     segments = {}
     for name in config.segments:
-        columns = by_group(of_lists.get(name, tally), objective, name)
-        names = value_names(features, manifest.field(name), columns["id"])
+        counted, field = of_lists.get(name, tally), manifest.field(name)
+        if field.kind == "numeric":
+            counted, field = in_tenths(counted, field)
+        columns = by_group(counted, objective, name)
+        names = value_names(features, field, columns["id"])
         order = np.argsort(-columns["rows"], kind="stable")
         columns = {"value": names, **columns}
         segments[name] = _table({name: column[order] for name, column in columns.items()})
@@ -88,34 +90,6 @@ def check_evaluable(
         check_grouping(config, manifest.fields)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-
-
-def value_names(features: str, field: FieldSpec, ids: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """What the ids of a field stand for, in words.
-
-    Args:
-        features: Directory with the vocabulary.
-        field: The field.
-        ids: Local ids [n].
-
-    Returns:
-        Text [n]: values as the vocabulary has them, buckets as ``[from, to)``; ``missing``,
-        ``unknown``, and ``bucket 7`` of a hash.
-    """
-    known: dict[int, str] = {}
-    if field.has_vocabulary:
-        table = value_ids(features, field.name)
-        known = dict(zip(table["id"].to_pylist(), table["value"].to_pylist(), strict=True))
-    elif field.kind == "bucketised":
-        bounds = pairwise(["-inf", *(f"{edge:g}" for edge in field.edges), "inf"])
-        known = {field.first_known + i: f"[{low}, {high})" for i, (low, high) in enumerate(bounds)}
-
-    def name(number: int) -> str:
-        if number == MISSING:
-            return "missing"
-        return known.get(number, "unknown" if field.has_vocabulary else f"bucket {number}")
-
-    return np.array([name(number) for number in ids.tolist()], dtype=object)
 
 
 def _tallies(

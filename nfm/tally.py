@@ -29,7 +29,8 @@ class Tally:
     Attributes:
         output_N: What the model put out, float32.
         label_N: float32.
-        ids: Per field that rows are grouped by, their local ids: int32 [N].
+        ids: Per field that rows are grouped by, their local ids: int32 [N]. Of a number, the
+            bits of x as float32.
         count_N: int64.
     """
 
@@ -97,11 +98,8 @@ class Tallier:
     """
 
     def __init__(self, fields: Sequence[FieldSpec], names: Sequence[str]) -> None:
-        starts = np.cumsum([0, *(field.length for field in fields)])
-        places = {
-            field.name: (int(slot), field.offset)
-            for field, slot in zip(fields, starts, strict=False)
-        }
+        starts = np.cumsum([0, *(field.length for field in fields)]).tolist()
+        places = {field.name: (slot, field) for field, slot in zip(fields, starts, strict=False)}
         self._places = {name: places[name] for name in names}
         self._merged = Tally.of([], [], {name: [] for name in names})
         self._apart: list[Tally] = []
@@ -110,8 +108,10 @@ class Tallier:
     def add(self, output_B: torch.Tensor, batch: Batch) -> None:
         """Count a batch by the model's outputs."""
         ids = {
-            name: batch.ids_BS[:, slot].numpy() - offset
-            for name, (slot, offset) in self._places.items()
+            name: (batch.x_BS[:, slot].numpy() + np.float32(0)).view(np.int32)  # -0 becomes 0
+            if field.kind == "numeric"
+            else batch.ids_BS[:, slot].numpy() - field.offset
+            for name, (slot, field) in self._places.items()
         }
         self._count(output_B.numpy(), batch.label_B.numpy(), ids)
 
@@ -141,9 +141,8 @@ class ListTallier(Tallier):
 
     def __init__(self, fields: Sequence[FieldSpec], name: str) -> None:
         super().__init__(fields, [name])
-        (length,) = (field.length for field in fields if field.name == name)
-        slot, self._offset = self._places[name]
-        self._name, self._slots = name, slice(slot, slot + length)
+        slot, field = self._places[name]
+        self._name, self._offset, self._slots = name, field.offset, slice(slot, slot + field.length)
 
     def add(self, output_B: torch.Tensor, batch: Batch) -> None:
         """Count a batch by the model's outputs."""

@@ -15,7 +15,8 @@ def main() -> None:
     target.parent.mkdir(exist_ok=True)
     with zipfile.ZipFile(target, "w") as archive:
         modules = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
-        for source in sorted([*modules, *ROOT.glob("conf/presets/*.yaml")]):
+        data = [ROOT / "jobs/comparison.yaml", *ROOT.glob("conf/presets/*.yaml")]
+        for source in sorted([*modules, *data]):
             # A ZipInfo made by hand carries neither the file's time nor its mode.
             entry = zipfile.ZipInfo(source.relative_to(ROOT).as_posix())
             entry.external_attr = 0o644 << 16

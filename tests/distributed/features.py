@@ -11,8 +11,13 @@ from conf.manifest import FieldSpec, FileSpec, Manifest, SourceSpec, SplitSpec, 
 from conf.schema import Config
 
 
-def write_features(config: Config, files: Sequence[int], valid_files: Sequence[int]) -> Manifest:
-    """Write train and valid files of so many rows each, with a learnable label, and a manifest."""
+def write_features(
+    config: Config,
+    files: Sequence[int],
+    valid_files: Sequence[int],
+    test_files: Sequence[int] = (),
+) -> Manifest:
+    """Write files of so many rows each, with a learnable label, and a manifest."""
     rng = np.random.default_rng(5)
     fields, offset = [], 0
     for field in config.fields:
@@ -30,7 +35,7 @@ def write_features(config: Config, files: Sequence[int], valid_files: Sequence[i
         offset += cardinality
     splits = {
         split: _write_split(config, fields, split, rows, rng)
-        for split, rows in (("train", files), ("valid", valid_files))
+        for split, rows in (("train", files), ("valid", valid_files), ("test", test_files))
     }
     manifest = Manifest(
         schema_version=2,

@@ -142,7 +142,7 @@ def test_the_bundle_holds_the_best_epoch(done: Outcome, job: JobCaller, root: Pa
     assert metrics["auc"] == lines[metrics["best_epoch"]]["valid_auc"]
     sets = (
         "evaluate.split=valid",
-        "evaluate.segments=[device, age, tags]",
+        "evaluate.segments=[device, age, tags, price]",
         "evaluate.group_by=user",
     )
     outcome = job(evaluate, *(part for item in sets for part in ("--set", item)), "--overwrite")
@@ -162,6 +162,9 @@ def test_the_bundle_holds_the_best_epoch(done: Outcome, job: JobCaller, root: Pa
     held = Counter(tag for tags in valid["tags"] for tag in {int(tag) for tag in tags} - {-1})
     tags = [row["rows"] for row in found["segments"]["tags"]]
     assert tags == sorted(held.values(), reverse=True)
+    prices = [row["rows"] for row in found["segments"]["price"]]
+    assert sum(prices) == len(valid)
+    assert max(prices) < len(valid) / 5  # a tenth, and the rows without a price
     assert re.search(r"^  device missing +auc 0\.\d{4}, rmse ", outcome.out, re.MULTILINE)
     assert re.search(r"^  valid gauc_keys +\d+$", outcome.out, re.MULTILINE)
 

@@ -5,6 +5,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,9 +17,9 @@ from sklearn.calibration import calibration_curve
 
 from conf.manifest import FieldSpec
 from nfm.batch import Batch
-from nfm.evaluation import value_names
 from nfm.metrics import by_group, metrics, reliability
 from nfm.objective import Objective
+from nfm.segments import in_tenths, value_names
 from nfm.tally import ListTallier, Tallier, Tally, merge
 
 LOGISTIC = Objective("binary", "logistic")
@@ -252,6 +253,57 @@ def test_a_row_counts_once_for_each_value_of_its_list() -> None:
         outputs, labels = zip(*expected[value], strict=True)
         of_rows = sklearn_metrics.roc_auc_score(labels, outputs)
         assert (rows, auc) == (len(outputs), pytest.approx(of_rows))
+
+
+PRICE = field("price", "numeric", clip=[0.0, None], log1p=True, shift=1.5, scale=0.25)
+
+
+def priced(price: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    """x of a raw price."""
+    return ((np.log1p(price) - PRICE.shift) / PRICE.scale).astype(np.float32)
+
+
+def test_a_number_is_cut_into_tenths_of_the_rows() -> None:
+    rng = np.random.default_rng(6)
+    price = rng.permutation(1000)
+    label, output = rng.integers(0, 2, 1000), rng.integers(-9, 9, 1000)
+    tallier = Tallier([field("item"), PRICE], ["price"])
+    for rows in np.split(np.arange(1000), [3, 500]):
+        batch = Batch(
+            torch.zeros(len(rows), 2, dtype=torch.int32),
+            torch.from_numpy(np.column_stack([np.ones(len(rows)), priced(price[rows])])).float(),
+            torch.from_numpy(label[rows].astype(np.float32)),
+        )
+        tallier.add(torch.from_numpy(output[rows].astype(np.float64)), batch)
+    tally, ranges = in_tenths(tallier.tally(), PRICE)
+    assert ranges.edges == pytest.approx(range(100, 1000, 100), rel=1e-5)
+    found = by_group(tally, LOGISTIC, "price")
+    assert value_names("", ranges, found["id"])[[0, 1, 9]].tolist() == [
+        *("[-inf, 100)", "[100, 200)", "[900, inf)")
+    ]
+    for tenth, auc in enumerate(found["auc"]):
+        mine = price // 100 == tenth
+        assert auc == pytest.approx(sklearn_metrics.roc_auc_score(label[mine], output[mine]))
+
+
+@pytest.mark.parametrize(
+    ("prices", "edges", "rows"),
+    [
+        ([7.0] * 30, [], [30]),
+        ([0.0] * 25 + [1.0] * 5, [1.0], [25, 5]),
+        ([0.0, 1.0, 2.0], [1.0, 2.0], [1, 1, 1]),
+        ([0.0] * 9 + [1.0] + [2.0] * 10, [2.0], [10, 10]),
+        ([0.0], [], [1]),
+    ],
+)
+def test_equal_numbers_stay_in_one_range(
+    prices: list[float], edges: list[float], rows: list[int]
+) -> None:
+    nothing = np.zeros(len(prices))
+    tally = Tally.of(nothing, nothing, {"price": priced(prices).view(np.int32)})
+    cut, ranges = in_tenths(tally, PRICE)
+    assert ranges.edges == pytest.approx(edges, abs=1e-6)
+    assert by_group(cut, LOGISTIC, "price")["rows"].tolist() == rows
 
 
 def test_what_one_class_leaves_undefined_is_left_out() -> None:

@@ -1,13 +1,12 @@
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
-from benchmarks.reproduce import CONF, PROTOCOLS, study_settings
-from benchmarks.results import Summary, Trained, floors, page
+from benchmarks.reproduce import CONFIGS, beside_peer, floors, page
+from conf.evaluation import Metric
 from conf.loader import load_config, override_config
+from jobs.compare import MODELS, study_config
+from jobs.comparison import Summary, Trained, by_table, tables
 
 AUC = {
     "lr": 0.77,
@@ -31,6 +30,12 @@ RMSE = {
 PEER = {"wide_deep": 0.004, "fm": -0.0019, "deep_cross": 0.002, "nfm-1": -0.003}
 
 
+PROTOCOLS: tuple[tuple[str, Metric, dict[str, float]], ...] = (
+    ("ratings", "auc", AUC),
+    ("implicit", "rmse", RMSE),
+)
+
+
 def found() -> list[Trained]:
     """Two seeds, 0.002 apart on the test rows; nfm-1 is best on the validation rows of both."""
     return [
@@ -38,6 +43,7 @@ def found() -> list[Trained]:
             protocol,
             model,
             seed,
+            metric,
             {metric: test[model] + 0.002 * seed, "loss": 0.5},
             valid=test[model],
             parameters=12345,
@@ -51,7 +57,7 @@ def found() -> list[Trained]:
             config=f"{model}/best.yaml",
             peer=test[model] + 0.002 * seed + PEER.get(model, 0.0),
         )
-        for protocol, metric, test in (("ratings", "auc", AUC), ("implicit", "rmse", RMSE))
+        for protocol, metric, test in PROTOCOLS
         for model in test
         for seed in (0, 1)
     ]
@@ -75,7 +81,7 @@ def test_the_page_is_that_of_the_trainings() -> None:
 
 def test_a_peer_is_better_by_more_than_noise_or_not() -> None:
     lines = page(found()).splitlines()
-    first, second = (at for at, line in enumerate(lines) if line.startswith("| test"))
+    first, second = (at for at, line in enumerate(lines) if " of | ours |" in line)
     # Each mean of two seeds 0.002 apart has a standard error of 0.001; of a difference, 0.0014.
     assert lines[first : first + 8] == [
         "| test auc of | ours | FuxiCTR's | difference | noise | ours is |",
@@ -93,12 +99,27 @@ def test_a_peer_is_better_by_more_than_noise_or_not() -> None:
     ]
 
 
+def test_nfm_is_better_than_a_rival_by_more_than_noise_or_not() -> None:
+    ratings, implicit = (tables(summaries)[-1] for summaries in by_table(found()).values())
+    assert ratings.splitlines() == [
+        "| test auc beside | nfm-1 | its | difference | noise | nfm-1 is |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        "| fm | 0.7920 ± 0.0014 | 0.7860 ± 0.0014 | +0.0060 | 0.0028 | better |",
+        "| fnn | 0.7920 ± 0.0014 | 0.7910 ± 0.0014 | +0.0010 | 0.0028 | within noise |",
+        "| wide_deep | 0.7920 ± 0.0014 | 0.7810 ± 0.0014 | +0.0110 | 0.0028 | better |",
+        "| deep_cross | 0.7920 ± 0.0014 | 0.7810 ± 0.0014 | +0.0110 | 0.0028 | better |",
+    ]
+    assert [line.split(" | ")[-1] for line in implicit.splitlines()[2:]] == [
+        *("better |", "within noise |", "better |", "better |"),
+    ]
+
+
 def test_three_close_seeds_are_no_proof() -> None:
     lr = [replace(run, test={"auc": 0.77}, peer=0.7719) for run in found()[:2]]
-    assert Summary(lr).beside_peer()[2:] == ["-0.0019", "0.0020", "within noise"]
-    assert Summary([replace(run, peer=0.7721) for run in lr]).beside_peer()[-1] == "**worse**"
+    assert beside_peer(Summary(lr))[2:] == ["-0.0019", "0.0020", "within noise"]
+    assert beside_peer(Summary([replace(run, peer=0.7721) for run in lr]))[-1] == "**worse**"
     missing = [lr[0], replace(lr[1], peer=None)]
-    assert Summary(missing).beside_peer()[1:] == ["-", "-", "-", "**did not train**"]
+    assert beside_peer(Summary(missing))[1:] == ["-", "-", "-", "**did not train**"]
 
 
 def test_floors_hold_or_fail() -> None:
@@ -120,19 +141,15 @@ def test_floors_hold_or_fail() -> None:
     assert "nfm-0 has test auc 0.7820, at least 0.790: **fails**" in floors(found())
 
 
-MODELS: dict[str, dict[str, Any]] = yaml.safe_load((CONF / "models.yaml").read_text())
-
-
-@pytest.mark.parametrize("model", MODELS)
-def test_every_model_has_a_space_that_can_be_trained(tmp_path: Path, model: str) -> None:
-    for protocol in PROTOCOLS:
-        path = f"{CONF}/{protocol}.yaml"
-        config = load_config(path, study_settings(path, tmp_path, MODELS[model]))
-        assert config.model.name == model.partition("-")[0]
-        assert config.tune
-        ends = {key: dimension.ends for key, dimension in config.tune.space.items()}
-        for number in range(max(map(len, ends.values()))):
-            override_config(config, {k: v[number % len(v)] for k, v in ends.items()}, model)
-    if model.startswith("nfm-"):
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("path", CONFIGS)
+def test_every_model_has_a_space_that_can_be_trained(path: str, name: str) -> None:
+    config = study_config(load_config(path), name)
+    assert config.model.name == name.partition("-")[0]
+    assert config.tune
+    ends = {key: dimension.ends for key, dimension in config.tune.space.items()}
+    for number in range(max(map(len, ends.values()))):
+        override_config(config, {k: v[number % len(v)] for k, v in ends.items()}, name)
+    if name.startswith("nfm-"):
         depths = {len(hidden) for hidden in ends.get("model.hidden", [config.model.hidden])}
-        assert depths == {int(model[-1])}
+        assert depths == {int(name[-1])}
