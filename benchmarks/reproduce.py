@@ -6,16 +6,13 @@ hyperparameters and seeds. What is done is not done again: kill it at any time, 
 """
 
 import argparse
-import subprocess
-import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from benchmarks import machine
 from benchmarks.beside import train_beside
 from benchmarks.report import write_docs
-from conf import storage
 from conf.evaluation import HIGHER_IS_BETTER
 from conf.loader import load_config
 from conf.schema import Config
@@ -38,22 +35,12 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], dest="sets", metavar="KEY=VALUE")
     options = parser.parse_args()
     began = time.monotonic()
-    configs = [load_config(path, options.sets) for path in CONFIGS]
-    for path, config in zip(CONFIGS, configs, strict=True):
-        _build_features(path, config, options.sets)
-    found = compare(configs, fuxictr)
+    found = compare([load_config(path, options.sets) for path in CONFIGS], fuxictr)
     print(floors(found))
     if options.docs:
         minutes = (time.monotonic() - began) / 60
         about = f"{machine.describe()}; {minutes:.0f} minutes since it was started last."
         write_docs(options.docs, COMMAND, f"{about}\n\n{page(found)}")
-
-
-def _build_features(path: str, config: Config, sets: Sequence[str]) -> None:
-    if not storage.exists(f"{config.features.path}/manifest.json"):
-        options = [part for item in sets for part in ("--set", item)]
-        command = [sys.executable, "-m", "jobs.build_features", "--config", path, *options]
-        subprocess.run(command, check=True)
 
 
 def fuxictr(name: str, config: Config, place: Path, pretrained: Path | None) -> float | None:

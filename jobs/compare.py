@@ -2,19 +2,21 @@
 
 For each model of jobs/comparison.yaml a study (``jobs.tune``) finds hyperparameters on the
 validation rows, three seeds train with the best ones, and the test rows judge them. As many
-trainings run at a time as there are cores, each on one. What is done is not done again: stop it at
-any time, and run it again.
+trainings run at a time as there are cores, each on one. What was trained is not trained again: stop
+it at any time, and run it again.
 """
 
 import argparse
 import contextlib
 import json
+import math
 import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from importlib.resources import files
 from multiprocessing.queues import Queue
@@ -24,16 +26,16 @@ from typing import Any
 import yaml
 
 from conf import storage
-from conf.errors import ConfigError, PipelineError
+from conf.errors import ConfigError, RunError
 from conf.loader import load_config, override_config, value_of
 from conf.manifest import FILE_NAME
 from conf.schema import Config
 from jobs import build_features, evaluate, train, tune
-from jobs.cli import Stage, main, parser
+from jobs.cli import Stage, explained, main, parser
 from jobs.comparison import RIVALS, Summary, Trained, best_nfm, by_table, line, spread, tables
 from jobs.session import spark_session
 from nfm.bundle import Bundle, load_bundle
-from nfm.launch.study import BEST
+from nfm.launch.study import BEST, check_study
 from nfm.lifeline import end_with_parent
 from nfm.registry import LATEST, resolve_bundle
 from nfm.run_log import METRICS
@@ -51,56 +53,51 @@ _OPTIONS = argparse.Namespace(
     **{"resume": None, "overwrite": True, "bundle": LATEST},
     **{"ds_from": None, "ds_to": None, "base": None},
 )
-# One training to a core.
-_ONE_CORE = {
+# One training to a core, from nothing, judged on the test rows; what a comparison has no use for.
+_ALIKE = {
     "train.launcher": "local",
     "train.hosts": None,
     "train.num_workers": 1,
     "train.threads_per_worker": 1,
+    "train.init_from": None,
     "evaluate.split": "test",
+    "score.explain": 0,
 }
+# Theirs alone: not for the space.
+_OURS = {"model.name", "train.seed", *_ALIKE}
 
 # Trains a peer's model of a config in a directory, from the one that pre-trained it; its metric.
 Peer = Callable[[str, Config, Path, Path | None], float | None]
 
 
-def run(config: Config, options: argparse.Namespace) -> list[Stage]:
+def run(config: Config, options: argparse.Namespace) -> Stage:
     """Build the features unless they are there, compare, and write the page."""
-    root, start = _root(config), time.monotonic()
-    stages = []
-    if not storage.exists(f"{config.features.path}/{FILE_NAME}"):
-        stages = [build_features.run(config, _OPTIONS)]
-        spark_session(config.spark).stop()
-    rows = train.manifest_of(config).splits["train"].rows
+    start, page = time.monotonic(), str(_root(config) / PAGE)
     (summaries,) = by_table(compare([config])).values()
-    storage.write_text(str(root / PAGE), "\n\n".join(tables(summaries)) + "\n")
+    storage.write_text(page, "\n\n".join(tables(summaries)) + "\n")
     nfm = best_nfm(summaries)
-    verdicts = {rival: nfm.beside(summaries[rival].figures)[-1] for rival in RIVALS}
     facts = {f"{name} test {s.first.metric}": spread(s.figures) for name, s in summaries.items()}
-    facts |= {
-        f"{nfm.first.model} beside {rival}": verdict.strip("*")
-        for rival, verdict in verdicts.items()
-    }
-    seconds = time.monotonic() - start
-    return [*stages, Stage("compare", rows, None, rows, seconds, str(root / PAGE), facts)]
+    for rival in RIVALS:
+        verdict = nfm.beside(summaries[rival].figures)[-1].strip("*")
+        facts[f"{nfm.first.model} beside {rival}"] = verdict
+    rows = train.manifest_of(config).splits["train"].rows
+    return Stage("compare", rows, None, rows, time.monotonic() - start, page, facts)
 
 
 def plan(config: Config, options: argparse.Namespace) -> list[str]:
-    """What would be trained."""
-    root = _root(config)
+    """What would be tried for each model."""
+    studies = {name: study_config(config, name) for name in MODELS}
+    lines = []
+    if storage.exists(f"{config.features.path}/{FILE_NAME}"):
+        _check(studies.values())
+    else:
+        lines = [*build_features.plan(config, _OPTIONS), "then"]
+    for name, study in studies.items():
+        lines.append(f"  {name}: {', '.join(_tried(study, name))}")
     assert config.tune
-    there = storage.exists(f"{config.features.path}/{FILE_NAME}")
-    if there:
-        train.manifest_of(config)
-    lines = [] if there else [*build_features.plan(config, _OPTIONS), "then"]
-    for name, own in MODELS.items():
-        section = study_config(config, name).tune
-        assert section
-        tried = section.space.keys() - set(own.get("ignores", ()))
-        lines.append(f"  {name}: {', '.join(key for key in section.space if key in tried)}")
     lines.append(
         f"compare: {config.tune.trials} trials each, then {len(SEEDS)} seeds, judged by "
-        f"{config.train.early_stopping.metric} -> {root / PAGE}"
+        f"{config.train.early_stopping.metric} -> {_root(config) / PAGE}"
     )
     return lines
 
@@ -109,30 +106,48 @@ def compare(configs: Sequence[Config], peer: Peer | None = None) -> list[Trained
     """What comes out for every config and model, in their order.
 
     Args:
-        configs: Tables with their features and their tune sections; of different names.
+        configs: Tables with their tune sections; of different names.
         peer: Trains a peer's model of the same config; a function of a module, which other
             processes can import.
+
+    Raises:
+        ConfigError: A config has no tune section, or a space that some model cannot have; or the
+            directory has the comparison of another config.
+        PipelineError: A training failed; names the model.
     """
+    studies = [study_config(config, name) for config in configs for name in MODELS]
+    for config in configs:
+        if not storage.exists(f"{config.features.path}/{FILE_NAME}"):
+            build_features.run(config, _OPTIONS)
+            spark_session(config.spark).stop()
+    _check(studies)
     context = multiprocessing.get_context("spawn")
     cores = os.sched_getaffinity(0)
     free: Queue[int] = context.Queue()
     for core in cores:
         free.put(core)
-    units = dict[tuple[str, str], Future[list[Trained]]]()
     pool = ProcessPoolExecutor(len(cores), context, _begin, (free,))
     try:
-        # Those that begin from another's bundle come last, when it is there.
-        for name in sorted(MODELS, key=lambda name: "begins_from" in MODELS[name]):
-            for config in configs:
-                if before := MODELS[name].get("begins_from"):
-                    units[config.name, before].result()
-                unit = pool.submit(_tune_and_train, config, name, peer)
-                unit.add_done_callback(_say)
-                units[config.name, name] = unit
-        return [run for c in configs for name in MODELS for run in units[c.name, name].result()]
-    except BaseException:
+        # The longest ones first: a model after the one that it begins from.
+        units = [
+            pool.submit(_tune_and_train, config, names, peer)
+            for names in sorted(_chains(), key=len, reverse=True)
+            for config in configs
+        ]
+        found = dict[tuple[str, str], list[Trained]]()
+        for unit in as_completed(units):
+            for summary in map(Summary, unit.result()):
+                found[summary.first.table, summary.first.model] = list(summary.runs)
+                print(line(summary), flush=True)
+        return [run for config in configs for name in MODELS for run in found[config.name, name]]
+    except BaseException as error:
         for process in multiprocessing.active_children():
             process.kill()
+        if isinstance(error, BrokenProcessPool):
+            raise RunError(
+                "a process that trained was killed from outside, as for want of memory; the same "
+                "command goes on"
+            ) from None
         raise
     finally:
         pool.shutdown(cancel_futures=True)
@@ -148,45 +163,74 @@ def _root(config: Config) -> Path:
     return Path(config.tune.path)
 
 
+def _check(studies: Iterable[Config]) -> None:
+    """Refuse features or spaces that do not fit, before anything is trained."""
+    for study in studies:
+        check_study(study, train.manifest_of(study))
+
+
+def _chains() -> list[list[str]]:
+    """The models, each followed by those that begin from it."""
+    return [
+        [first, *(name for name in MODELS if MODELS[name].get("begins_from") == first)]
+        for first in MODELS
+        if "begins_from" not in MODELS[first]
+    ]
+
+
+def _tried(study: Config, name: str) -> list[str]:
+    """The keys of a study's space that mean something to the model."""
+    assert study.tune
+    return [key for key in study.tune.space if key not in MODELS[name].get("ignores", ())]
+
+
 def _begin(free: "Queue[int]") -> None:
     """Give a process of the pool a core of its own."""
     end_with_parent()
     os.sched_setaffinity(0, {free.get()})
 
 
-def _say(unit: Future[list[Trained]]) -> None:
-    if not unit.cancelled() and not unit.exception():
-        print(line(Summary(unit.result())), flush=True)
-
-
-def _tune_and_train(config: Config, name: str, peer: Peer | None) -> list[Trained]:
-    """Find a model's hyperparameters, train it with the best ones for each seed, and so a peer."""
-    place = _root(config) / name
-    place.mkdir(parents=True, exist_ok=True)
-    with (
-        (place / "log").open("a", buffering=1) as log,
-        contextlib.redirect_stdout(log),
-        contextlib.redirect_stderr(log),
-    ):
-        try:
-            return _of_model(config, name, place, peer)
-        except PipelineError as error:
-            raise type(error)(f"{name}: {error}; what it said is in {place}/log") from error
+def _tune_and_train(config: Config, names: Sequence[str], peer: Peer | None) -> list[list[Trained]]:
+    """Find each model's hyperparameters, train it with the best for each seed, and so a peer."""
+    found = []
+    for name in names:
+        place = _root(config) / name
+        place.mkdir(parents=True, exist_ok=True)
+        with (
+            (place / "log").open("a", buffering=1) as log,
+            contextlib.redirect_stdout(log),
+            contextlib.redirect_stderr(log),
+        ):
+            try:
+                found.append(_of_model(config, name, place, peer))
+            except Exception as error:
+                if known := explained(error):
+                    raise type(known)(f"{name}: {known}; its log is {place}/log") from error
+                raise
+    return found
 
 
 def _of_model(config: Config, name: str, place: Path, peer: Peer | None) -> list[Trained]:
-    root, own = _root(config), MODELS[name]
-    study = override_config(study_config(config, name), _start(root, own, 1), name)
+    root, before = _root(config), MODELS[name].get("begins_from")
+    study = study_config(config, name)
+    if before:
+        # Another bundle to begin from is another study.
+        start = _start(root, before, SEEDS[0])
+        of_bundle = f"{place}/study-{Path(start['train.init_from']).name}"
+        study = override_config(study, {**start, "tune.path": of_bundle}, name)
     assert study.tune
     tune.run(study, _OPTIONS)
     best = f"{study.tune.path}/{BEST}"
     found = load_config(best)
     configs = {
-        seed: override_config(found, {**_of_seed(place, seed), **_start(root, own, seed)}, best)
+        seed: override_config(
+            found,
+            {**_of_seed(place, seed), **(_start(root, before, seed) if before else {})},
+            best,
+        )
         for seed in SEEDS
     }
     ours = {seed: _train(of_seed) for seed, of_seed in configs.items()}
-    before = own.get("begins_from")
     theirs = {
         seed: peer(
             name, of_seed, _peer(place, seed), _peer(root / before, seed) if before else None
@@ -194,8 +238,7 @@ def _of_model(config: Config, name: str, place: Path, peer: Peer | None) -> list
         for seed, of_seed in configs.items()
         if peer
     }
-    used = study.tune.space.keys() - set(own.get("ignores", ()))
-    chosen = {key: value_of(found, key) for key in study.tune.space if key in used}
+    chosen = {key: value_of(found, key) for key in _tried(study, name)}
     metric = config.train.early_stopping.metric
     about = partial(Trained, chosen=chosen, trials=study.tune.trials, config=best)
     return [
@@ -204,16 +247,25 @@ def _of_model(config: Config, name: str, place: Path, peer: Peer | None) -> list
 
 
 def study_config(config: Config, name: str) -> Config:
-    """A model's study: the table's config, with what tells it from those of the others."""
+    """A model's study: the table's config, with what tells it from those of the others.
+
+    Raises:
+        ConfigError: There is no tune section, its space has what a comparison sets itself, or the
+            model cannot have the config.
+    """
     root, own = _root(config), MODELS[name]
     assert config.tune
+    if ours := sorted(_OURS & config.tune.space.keys()):
+        raise ConfigError(
+            f"tune.space: {', '.join(ours)} is not for the trials of a comparison: leave it out"
+        )
     space = config.tune.model_dump(mode="json")["space"] | own.get("space", {})
-    if "begins_from" in own:
-        space.pop("model.embedding_dim", None)
+    settled = {*own["set"], *(["model.embedding_dim"] if "begins_from" in own else [])}
+    space = {key: tried for key, tried in space.items() if key not in settled}
     place = root / name
     paths = {"train.path": place, "train.work_path": place / "work", "tune.path": place / "study"}
     values = {key: str(path) for key, path in paths.items()} | {"tune.space": space}
-    return override_config(config, {**_ONE_CORE, **own["set"], **values}, name)
+    return override_config(config, {**_ALIKE, **own["set"], **values}, name)
 
 
 def _of_seed(place: Path, seed: int) -> dict[str, Any]:
@@ -224,11 +276,9 @@ def _of_seed(place: Path, seed: int) -> dict[str, Any]:
     }
 
 
-def _start(root: Path, own: dict[str, Any], seed: int) -> dict[str, Any]:
+def _start(root: Path, before: str, seed: int) -> dict[str, Any]:
     """Where a model begins that another one pre-trains."""
-    if "begins_from" not in own:
-        return {}
-    bundle = resolve_bundle(f"{root}/{own['begins_from']}/seed-{seed}/models", LATEST)
+    bundle = resolve_bundle(f"{root}/{before}/seed-{seed}/models", LATEST)
     dim = load_bundle(bundle).config.model.embedding_dim
     return {"train.init_from": bundle, "model.embedding_dim": dim}
 
@@ -257,7 +307,7 @@ def _train(config: Config) -> tuple[dict[str, float], float, int, float]:
         {key: value for key, value in metrics.items() if isinstance(value, float)},
         valid[config.train.early_stopping.metric],
         sum(tensor.numel() for tensor in weights),
-        bundle.manifest.splits["train"].rows / statistics.median(rates),
+        bundle.manifest.splits["train"].rows / statistics.median(rates or [math.nan]),
     )
 
 

@@ -12,10 +12,9 @@ from conf.evaluation import HIGHER_IS_BETTER, Metric
 
 # Those that NFM does better than, by He & Chua (2017).
 RIVALS = ("fm", "fnn", "wide_deep", "deep_cross")
-_METRICS: tuple[Metric, ...] = ("auc", "logloss", "rmse")
-# Least difference of means that counts. Three seeds may lie close together by chance; and some
-# 10,000 test rows make an AUC uncertain by twice as much.
-_LEAST_NOISE = 0.002
+# Least difference of means that counts, as a share of theirs. Three seeds may lie close together by
+# chance; and some 10,000 test rows make an AUC of 0.8 uncertain by twice as much.
+_LEAST_NOISE = 0.0025
 
 
 @dataclass(frozen=True)
@@ -85,12 +84,13 @@ class Summary:
     def beside(self, theirs: Sequence[float]) -> list[str]:
         """Ours, theirs, the difference, what of it is noise, and what follows.
 
-        Noise is two standard errors of the difference of both means, and ``_LEAST_NOISE`` at least.
+        Noise is two standard errors of the difference of both means, and ``_LEAST_NOISE`` of theirs
+        at least.
         """
-        ours = self.figures
+        ours, mean = self.figures, statistics.fmean(theirs)
         variance = (statistics.variance(ours) + statistics.variance(theirs)) / len(ours)
-        noise = max(2 * math.sqrt(variance), _LEAST_NOISE)
-        difference = statistics.fmean(ours) - statistics.fmean(theirs)
+        noise = max(2 * math.sqrt(variance), _LEAST_NOISE * abs(mean))
+        difference = statistics.fmean(ours) - mean
         gain = difference if HIGHER_IS_BETTER[self.first.metric] else -difference
         verdict = "better" if gain > noise else "within noise" if gain >= -noise else "**worse**"
         return [spread(ours), spread(theirs), f"{difference:+.4f}", f"{noise:.4f}", verdict]
@@ -126,11 +126,10 @@ def tables(summaries: Mapping[str, Summary]) -> list[str]:
 
 
 def _metrics(summaries: Mapping[str, Summary]) -> str:
-    judge = next(iter(summaries.values())).first.metric
     shared = [
         metric
-        for metric in dict.fromkeys((*_METRICS, judge))
-        if all(metric in summary.first.test for summary in summaries.values())
+        for metric in HIGHER_IS_BETTER
+        if all(metric in run.test for summary in summaries.values() for run in summary.runs)
     ]
     rows = [
         [
@@ -154,7 +153,8 @@ def _chosen(summaries: Mapping[str, Summary]) -> str:
     head = ["best of", *(key.removeprefix("train.").removeprefix("model.") for key in keys)]
     of = next(iter(summaries.values())).first
     return (
-        f"Of {of.trials} trials each; the whole config of the first is `{of.config}`.\n\n"
+        f"Of {of.trials} trials each; a model's whole config is the best.yaml of its study, as "
+        f"`{of.config}`.\n\n"
         f"{markdown(head, rows)}"
     )
 
@@ -180,6 +180,6 @@ def spread(values: Sequence[float]) -> str:
 def _value(value: Any) -> str:
     if value is None:
         return "-"
-    if isinstance(value, dict):
+    if isinstance(value, dict) and {"name", "learning_rate"} <= value.keys():
         return f"{value['name']} {value['learning_rate']:g}"
     return f"{value:.2g}" if isinstance(value, float) else json.dumps(value)

@@ -1,5 +1,6 @@
 """What the rows of an evaluation are grouped by: the names of ids, and numbers cut into ranges."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -59,7 +60,7 @@ def value_names(features: str, field: FieldSpec, ids: npt.NDArray[Any]) -> npt.N
         table = value_ids(features, field.name)
         known = dict(zip(table["id"].to_pylist(), table["value"].to_pylist(), strict=True))
     elif field.kind == "bucketised":
-        bounds = pairwise(["-inf", *(f"{edge:g}" for edge in field.edges), "inf"])
+        bounds = pairwise(["-inf", *_told_apart(field.edges), "inf"])
         known = {field.first_known + i: f"[{low}, {high})" for i, (low, high) in enumerate(bounds)}
 
     def name(number: int) -> str:
@@ -68,3 +69,12 @@ def value_names(features: str, field: FieldSpec, ids: npt.NDArray[Any]) -> npt.N
         return known.get(number, "unknown" if field.has_vocabulary else f"bucket {number}")
 
     return np.array([name(number) for number in ids.tolist()], dtype=object)
+
+
+def _told_apart(edges: Sequence[float]) -> list[str]:
+    """Ascending numbers, in as few digits as tell them apart, but six at least."""
+    for digits in range(6, 17):
+        names = [f"{edge:.{digits}g}" for edge in edges]
+        if len(set(names)) == len(edges):
+            break
+    return names

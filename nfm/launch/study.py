@@ -30,7 +30,7 @@ from nfm.trainer import Result
 
 STORAGE, CONFIG, TRIALS, BEST = "study.sqlite3", "config.yaml", "trials.csv", "best.yaml"
 
-# Drawn at random before TPE goes by what came out; Optuna's default of 10 may be all there are.
+# Before TPE goes by what came out, the first trial among them; Optuna's default of 10 may be all.
 _RANDOM_TRIALS = 5
 _ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -88,6 +88,7 @@ class Study:
             self._study.tell(killed.number, state=TrialState.FAIL)
         storage.write_text(f"{self._path}/{CONFIG}", dump_config(config))
         write_manifest(str(self._path), manifest)
+        self._publish()  # a kill may have come between a trial's end and its publication
 
     def trials(self) -> Iterator[Trial]:
         """What is left to try; tell how each one ended before asking for the next."""
@@ -110,8 +111,7 @@ class Study:
         else:
             self._asked.set_user_attr("result", asdict(result))
             self._study.tell(self._asked, result.metrics[self._metric])
-            storage.write_text(f"{self._path}/{BEST}", dump_config(self.best().config))
-        storage.write_text(f"{self._path}/{TRIALS}", self.table().to_csv(index=False))
+        self._publish()
 
     def best(self) -> Trial:
         """The trial with the best metric.
@@ -140,6 +140,12 @@ class Study:
                 | trial.params
             )
         return pd.DataFrame(rows)
+
+    def _publish(self) -> None:
+        if self._trials(TrialState.COMPLETE):
+            storage.write_text(f"{self._path}/{BEST}", dump_config(self.best().config))
+        if self._trials(*_ENDED):
+            storage.write_text(f"{self._path}/{TRIALS}", self.table().to_csv(index=False))
 
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False, states=states)
@@ -192,7 +198,7 @@ def check_study(config: Config, manifest: Manifest) -> TuneConfig:
     if differing:
         raise ConfigError(
             f"the config is not that of the study '{tune.path}': {', '.join(differing)} differ; "
-            f"go on with --config {tune.path}/{CONFIG}, or choose another tune.path"
+            f"go on with what {tune.path}/{CONFIG} says, or choose another tune.path"
         )
     if read_manifest(tune.path) != manifest:
         raise DataError(

@@ -1,40 +1,41 @@
-"""All models of a comparison on one table: stopped, gone on with, and looked through."""
+"""All models of a comparison on one table: looked through, done again in part, and refused."""
 
 import json
 import re
-import signal
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pyspark.sql import SparkSession
 
-from jobs import compare, evaluate, train
+from jobs import build_features, compare, evaluate, train
 from jobs.comparison import RIVALS
 from tests.data import make_config, raw_table, write_raw
 from tests.distributed.features import write_features
-from tests.e2e.jobs_under_test import JobCaller, start_job
-from tests.e2e.training_under_test import wait_until
+from tests.e2e.jobs_under_test import JobCaller
+
+
+def section_of(root: Path, **more: object) -> str:
+    space: dict[str, Any] = {
+        "train.l2.embedding": {"low": 1e-5, "high": 1e-3},
+        "model.dropout": {"choices": [0.1]},
+    }
+    return json.dumps({"path": str(root), "trials": 1, "space": space, **more})
 
 
 def test_one_command_compares_all_models_on_a_table(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    spark: SparkSession,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    config = make_config(tmp_path)
+    make_config(tmp_path)
     write_raw(tmp_path / "raw", raw_table(1000))
     root = tmp_path / "comparison"
-    space = {"train.l2.embedding": {"low": 1e-5, "high": 1e-3}, "model.dropout": {"choices": [0.1]}}
-    section = {"path": str(root), "trials": 1, "space": space}
-    options = ["--set", f"tune={json.dumps(section)}", "--set", "train.epochs=1"]
+    options = ["--set", f"tune={section_of(root)}", "--set", "train.epochs=1"]
     job = JobCaller(monkeypatch, capsys, tmp_path / "config.yaml")
-
-    stopped = start_job("compare", "--config", str(tmp_path / "config.yaml"), *options)
-    wait_until(lambda: list(root.glob("*/seed-1/models/*/manifest.json")), "a bundle")
-    stopped.send_signal(signal.SIGTERM)
-    said, _ = stopped.communicate(timeout=60)
-    assert stopped.returncode == 4, said
-    assert "terminated by SIGTERM" in said
-    assert Path(config.features.path, "manifest.json").exists()
-    begun = {path: path.stat().st_mtime_ns for path in root.glob("*/seed-*/models/*/manifest.json")}
-
+    assert job(build_features).code == 0
     plan = job(compare, *options, "--dry-run")
     assert plan.code == 0, plan.err
     assert plan.out.splitlines()[1:4] == [
@@ -42,18 +43,16 @@ def test_one_command_compares_all_models_on_a_table(
         "  fnn: train.l2.embedding, model.dropout, model.hidden",
         "  wide_deep: train.l2.embedding, model.dropout, model.hidden",
     ]
+    assert not root.exists()
 
     done = job(compare, *options)
     assert done.code == 0, done.err
-    bundles = list(root.glob("*/seed-*/models/*/manifest.json"))
-    assert len(bundles) == len(compare.MODELS) * len(compare.SEEDS)
-    assert {path: path.stat().st_mtime_ns for path in begun} == begun
     page = (root / "comparison.md").read_text()
     shown = dict(re.findall(r"^  (\S+) test auc +(\S+) ± \S+$", done.out, re.MULTILINE))
     assert list(shown) == list(compare.MODELS)
     for name, auc in shown.items():
         reports = [json.loads(p.read_text()) for p in root.glob(f"{name}/*/reports/*/report.json")]
-        assert len(reports) == 3
+        assert len(reports) == len(compare.SEEDS)
         assert auc == f"{sum(report['auc'] for report in reports) / 3:.4f}"
         assert f"| {name} | {auc} ± " in page
     for rival in RIVALS:
@@ -61,25 +60,44 @@ def test_one_command_compares_all_models_on_a_table(
         assert found
         assert re.search(rf"\| {rival} \| .*[| *]{found[1]}\*?\*? \|", page)
 
+    # Where it was killed before that, it trains again, to the same end; and nothing else.
+    shutil.rmtree(root / "nfm-1/seed-2")
+    (root / "nfm-1/study/best.yaml").unlink()
+    bundles = {path: path.stat().st_mtime_ns for path in root.glob("*/seed-*/models/*/config.yaml")}
+    assert len(bundles) == len(compare.MODELS) * len(compare.SEEDS) - 1
+    again = job(compare, *options)
+    assert again.code == 0, again.err
+    assert {path: path.stat().st_mtime_ns for path in bundles} == bundles
+    assert without_times((root / "comparison.md").read_text()) == without_times(page)
+
     best = JobCaller(monkeypatch, capsys, root / "nfm-1/study/best.yaml")
-    again = ["--set", "train.seed=2", "--set", f"train.path={tmp_path}/again"]
-    again += ["--set", f"evaluate.path={tmp_path}/again-reports"]
-    assert (best(train, *again).code, best(evaluate, *again).code) == (0, 0)
+    sets = {
+        "train.seed": 2,
+        "train.path": tmp_path / "models",
+        "evaluate.path": tmp_path / "reports",
+    }
+    by_hand = [part for key, value in sets.items() for part in ("--set", f"{key}={value}")]
+    assert (best(train, *by_hand).code, best(evaluate, *by_hand).code) == (0, 0)
     (ours,) = (root / "nfm-1/seed-2/reports").glob("*/report.json")
-    (theirs,) = (tmp_path / "again-reports").glob("*/report.json")
+    (theirs,) = (tmp_path / "reports").glob("*/report.json")
     assert json.loads(ours.read_text())["auc"] == json.loads(theirs.read_text())["auc"]
 
 
-def test_what_a_comparison_needs(
+def without_times(page: str) -> list[str]:
+    """The lines of a page without the seconds per epoch, the last cells of the first table."""
+    return [re.sub(r" \| [\d.]+ \|$", "", line) for line in page.splitlines()]
+
+
+def test_what_a_comparison_refuses_before_it_trains(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = make_config(tmp_path)
+    write_features(make_config(tmp_path), [300], [200], [200])
     job = JobCaller(monkeypatch, capsys, tmp_path / "config.yaml")
     refused = job(compare)
     assert (refused.code, "the config has no tune section" in refused.err) == (2, True)
-    write_features(config, [300, 300], [200], [200])
-    rates = {"train.optimizer.learning_rate": {"choices": [1e30]}}
-    section = {"path": f"{tmp_path}/comparison", "trials": 1, "space": rates}
-    diverged = job(compare, "--set", f"tune={json.dumps(section)}")
-    assert diverged.code == 4
-    assert re.search(r"error: \w+: all of 1 trials diverged: .*/log\n", diverged.err)
+    root = tmp_path / "comparison"
+    typo = section_of(root, space={"train.l2.embeding": {"low": 0.1, "high": 0.2}})
+    for arguments in ((), ("--dry-run",)):
+        refused = job(compare, "--set", f"tune={typo}", *arguments)
+        assert (refused.code, "unknown key 'embeding'" in refused.err) == (2, True), refused.err
+    assert not root.exists()

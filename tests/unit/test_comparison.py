@@ -1,12 +1,20 @@
+import json
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks.reproduce import CONFIGS, beside_peer, floors, page
+from conf.errors import ConfigError
 from conf.evaluation import Metric
 from conf.loader import load_config, override_config
+from conf.schema import Config
 from jobs.compare import MODELS, study_config
 from jobs.comparison import Summary, Trained, by_table, tables
+from tests.data import make_config
+
+RATE = "train.optimizer.learning_rate"
 
 AUC = {
     "lr": 0.77,
@@ -73,7 +81,8 @@ def test_the_page_is_that_of_the_trainings() -> None:
     ]
     assert lines[second + 2].startswith("| model | test rmse |")
     assert lines[second + 10] == "| nfm-1 | 0.5910 ± 0.0014 | 12,345 | 1.00 |"
-    assert "Of 8 trials each; the whole config of the first is `lr/best.yaml`." in lines
+    whole = "a model's whole config is the best.yaml of its study, as `lr/best.yaml`."
+    assert f"Of 8 trials each; {whole}" in lines
     assert "| best of | optimizer | l2.embedding | hidden |" in lines
     assert "| lr | adam 0.002 | 0.00012 | - |" in lines
     assert "| nfm-1 | adam 0.002 | 0.00012 | [64] |" in lines
@@ -116,13 +125,13 @@ def test_nfm_is_better_than_a_rival_by_more_than_noise_or_not() -> None:
 
 def test_three_close_seeds_are_no_proof() -> None:
     lr = [replace(run, test={"auc": 0.77}, peer=0.7719) for run in found()[:2]]
-    assert beside_peer(Summary(lr))[2:] == ["-0.0019", "0.0020", "within noise"]
+    assert beside_peer(Summary(lr))[2:] == ["-0.0019", "0.0019", "within noise"]
     assert beside_peer(Summary([replace(run, peer=0.7721) for run in lr]))[-1] == "**worse**"
     missing = [lr[0], replace(lr[1], peer=None)]
     assert beside_peer(Summary(missing))[1:] == ["-", "-", "-", "**did not train**"]
 
 
-def test_floors_hold_or_fail() -> None:
+def test_floors_hold_or_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     assert floors(found()).splitlines() == [
         "- ratings: nfm-1 has test auc 0.7920, at least 0.790: holds",
         "- ratings: nfm-1 has test auc 0.7920, at least fm (0.7860): holds",
@@ -132,13 +141,32 @@ def test_floors_hold_or_fail() -> None:
         "- implicit: nfm-1 has test rmse 0.5910, below deep_cross (0.6210): holds",
         "- implicit: each model is within noise of FuxiCTR's or better: **fails** for nfm-1",
     ]
-    AUC["nfm-1"], RMSE["nfm-1"] = 0.78, 0.605  # now nfm-0 is the best on the validation rows
+    # Now nfm-0 is the best on the validation rows.
+    monkeypatch.setitem(AUC, "nfm-1", 0.78)
+    monkeypatch.setitem(RMSE, "nfm-1", 0.605)
     assert [line.rpartition(": ")[2] for line in floors(found()).splitlines()] == [
         *("holds", "holds", "**fails** for wide_deep"),
         *("**fails**", "holds", "holds", "**fails** for nfm-1"),
     ]
-    AUC["nfm-0"] = 0.781
+    monkeypatch.setitem(AUC, "nfm-0", 0.781)
     assert "nfm-0 has test auc 0.7820, at least 0.790: **fails**" in floors(found())
+
+
+def test_a_table_in_small_units_has_its_own_noise() -> None:
+    small = [
+        replace(run, metric="rmse", test={"rmse": 1e-3 * run.test["rmse"]}, peer=None)
+        for run in found()
+        if run.table == "implicit"
+    ]
+    (summaries,) = by_table(small).values()
+    assert [row.split(" | ")[-1] for row in tables(summaries)[-1].splitlines()[2:]] == [
+        *("better |", "within noise |", "better |", "better |")
+    ]
+
+
+def test_a_choice_may_be_any_section() -> None:
+    runs = [replace(run, chosen={"train.l2": {"embedding": 0.1}}) for run in found()]
+    assert '| lr | {"embedding": 0.1} |' in page(runs)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -153,3 +181,43 @@ def test_every_model_has_a_space_that_can_be_trained(path: str, name: str) -> No
     if name.startswith("nfm-"):
         depths = {len(hidden) for hidden in ends.get("model.hidden", [config.model.hidden])}
         assert depths == {int(name[-1])}
+
+
+def of_own(root: Path, space: dict[str, Any], *sets: str) -> Config:
+    section = json.dumps({"path": f"{root}/comparison", "trials": 3, "space": space})
+    return make_config(root, f"tune={section}", *sets)
+
+
+def test_the_config_of_a_table_may_say_what_it_likes(tmp_path: Path) -> None:
+    space = {"model.hidden": {"choices": [[], [8], [8, 4]]}, RATE: {"low": 0.01, "high": 0.1}}
+    sets = ("score.explain=3", "train.init_from=latest", "train.num_workers=4")
+    config = of_own(tmp_path, space, *sets, "evaluate.split=valid")
+    for name in MODELS:
+        study = study_config(config, name)
+        assert study.tune
+        tried = study.tune.space.get("model.hidden")
+        assert (study.train.init_from, study.train.num_workers) == (None, 1)
+        assert (study.evaluate.split, study.score.explain) == ("test", 0)
+        if name == "nfm-0":
+            assert (study.model.hidden, tried) == ([], None)
+        elif name in ("lr", "fm"):
+            assert "model.hidden" in MODELS[name]["ignores"]
+        else:
+            assert tried
+            assert tried.choices != [[], [8], [8, 4]]
+
+
+@pytest.mark.parametrize(
+    ("space", "sets", "message"),
+    [
+        ({"model.name": {"choices": ["fm"]}}, (), "model.name is not for the trials of a comp"),
+        ({"train.seed": {"low": 1, "high": 9}}, (), "train.seed is not for the trials"),
+        ({RATE: {"choices": [0.1]}}, ("model.dropout=[0.3]",), "give one number for all"),
+    ],
+)
+def test_what_no_comparison_can_have_is_refused(
+    tmp_path: Path, space: dict[str, Any], sets: tuple[str, ...], message: str
+) -> None:
+    config = of_own(tmp_path, space, *sets)
+    with pytest.raises(ConfigError, match=message):
+        [study_config(config, name) for name in MODELS]

@@ -333,3 +333,5 @@ def test_ids_are_named(tmp_path: Path) -> None:
     assert names(field(kind="hashed", oov_buckets=4), 0, 3) == ["missing", "bucket 3"]
     age = field(kind="bucketised", edges=[18.0, 65.5])
     assert names(age, 0, 2, 3, 4) == ["missing", "[-inf, 18)", "[18, 65.5)", "[65.5, inf)"]
+    times = field(kind="bucketised", edges=[1700000000.0, 1700000300.0])
+    assert names(times, 2, 3) == ["[-inf, 1.7e+09)", "[1.7e+09, 1.7000003e+09)"]
