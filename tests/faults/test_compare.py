@@ -1,0 +1,59 @@
+"""kill -9 of a comparison at any moment: the same command goes on, to the same page."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.data import raw_table, write_config, write_raw
+from tests.e2e.jobs_under_test import ROOT
+from tests.e2e.training_under_test import PLACE, processes_of, wait_until
+
+KILLS = 3
+
+
+def start(lake: Path, root: Path) -> "subprocess.Popen[str]":
+    space = {"train.l2.embedding": {"low": 1e-5, "high": 1e-3}}
+    section = json.dumps({"path": str(root), "trials": 2, "space": space})
+    options = ["--set", f"tune={section}", "--set", "train.epochs=1"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "jobs.compare", "--config", f"{lake}/config.yaml", *options],
+        cwd=ROOT,
+        env={**os.environ, PLACE: str(root)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def page_of(root: Path) -> str:
+    """The page without the seconds per epoch and its own directory."""
+    page = (root / "comparison.md").read_text().replace(str(root), "")
+    return re.sub(r" \| [\d.]+ \|$", "", page, flags=re.MULTILINE)
+
+
+def test_kills_of_a_comparison(tmp_path: Path, chance: random.Random) -> None:
+    write_raw(tmp_path / "raw", raw_table(1000))
+    write_config(tmp_path)
+    began = time.monotonic()
+    undisturbed = start(tmp_path, tmp_path / "undisturbed")  # which builds the features
+    output, _ = undisturbed.communicate()
+    assert undisturbed.returncode == 0, output
+    seconds = time.monotonic() - began
+
+    root = tmp_path / "killed"
+    for _ in range(KILLS):
+        comparison = start(tmp_path, root)
+        time.sleep(chance.uniform(0.2, 0.6) * seconds)
+        comparison.send_signal(signal.SIGKILL)
+        comparison.wait()
+        wait_until(lambda: not processes_of(root), "all processes to end")
+    comparison = start(tmp_path, root)
+    output, _ = comparison.communicate()
+    assert comparison.returncode == 0, output
+    assert page_of(root) == page_of(tmp_path / "undisturbed")
