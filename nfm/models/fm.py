@@ -14,6 +14,16 @@ class Model(TableModel):
 
     The pairs are summed in linear time (ibid., lemma 3.1): the sum over the Bi-Interaction's
     factors.
+
+    >>> from conf.training import ModelConfig
+    >>> from nfm.collectives import Alone
+    >>> from nfm.models import build_model
+    >>> model = build_model(ModelConfig(name="fm", embedding_dim=2), [], Alone())
+    >>> a, b, c = xv = torch.tensor([[1.0, 2.0], [3.0, -1.0], [0.5, 0.5]])  # x_i v_i of a row
+    >>> pairs = a @ b + a @ c + b @ c
+    >>> pooled_1K = (xv.sum(0, keepdim=True) ** 2 - (xv**2).sum(0, keepdim=True)) / 2
+    >>> model(torch.tensor([0.25]), pooled_1K).item() == 0.25 + pairs.item()
+    True
     """
 
     reads = POOLED

@@ -1,4 +1,8 @@
-"""Logistic regression, or linear regression: the baseline without interactions.
+"""Logistic regression, for clicks by Richardson et al. (Predicting Clicks, WWW 2007).
+
+With squared loss on a regression it is linear regression. The baseline below all models here: what
+the others gain over it, they gain by interactions of features. The output is the logit, of which
+``nfm.objective`` makes the probability.
 
 Shapes: B = rows of a batch, K = factors, here 0.
 """
@@ -10,7 +14,16 @@ from nfm.table_model import TableModel
 
 
 class Model(TableModel):
-    """y = w0 + sum_i w_i x_i: the table holds nothing but the w_i."""
+    """y = w0 + sum_i w_i x_i: the table holds nothing but the w_i.
+
+    >>> from conf.training import ModelConfig
+    >>> from nfm.collectives import Alone
+    >>> from nfm.models import build_model
+    >>> model = build_model(ModelConfig(name="lr"), [], Alone())
+    >>> _ = model.bias.data.fill_(0.5)  # w0
+    >>> model(torch.tensor([0.25, -1.0]), torch.empty(2, 0)).tolist()
+    [0.75, -0.5]
+    """
 
     reads = POOLED
 
