@@ -26,6 +26,7 @@ def ours(spark: SparkSession, raw: Path, columns: Sequence[str], out: Path) -> N
         "label": {"column": "label"},
         "fields": [{"name": column, "kind": "categorical"} for column in columns],
         "features": {"path": str(out), "row_group_rows": 100_000},
+        "evaluate": {"path": f"{out}-reports"},  # by no field of the demo's
     }
     build_features(spark, Config.model_validate(config), overwrite=True)
 
