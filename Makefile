@@ -82,7 +82,7 @@ docs: $(READY) ## Write conf/schema.json and docs/config.md from the config clas
 dist: dist-zip dist-env ## Pack both files a cluster needs: dist-zip and dist-env
 
 dist-zip: $(READY) ## Pack our code for spark-submit --py-files: seconds
-	$(PY) tools/dist_zip.py
+	$(PY) -m tools.dist_zip
 
 # The archive links to this machine's Python 3.11: nodes need one at the same path, or give
 # VENV_PACK_ARGS='--python-prefix /usr'. It leaves Spark's jars out, since the cluster brings its own.

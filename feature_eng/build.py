@@ -3,7 +3,6 @@
 import logging
 import math
 from datetime import UTC, datetime
-from importlib.metadata import version
 
 from pyspark.sql import DataFrame, Observation, SparkSession
 
@@ -23,6 +22,7 @@ from conf.manifest import (
     write_manifest,
 )
 from conf.schema import SPLITS, Config
+from conf.software import software
 from feature_eng import checks as contract
 from feature_eng.base import Base, read_base
 from feature_eng.canonical import canonical_rows
@@ -229,6 +229,6 @@ def _manifest(
         source=source,
         checks=checks,
         config_fingerprint=config.fingerprint(),
-        software={name: version(name) for name in ("pyspark", "pyarrow", "numpy")},
+        software=software("pyspark", "pyarrow", "numpy"),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from importlib.metadata import version
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import types as T
@@ -25,6 +24,7 @@ from conf.partition import (
 )
 from conf.schema import Config
 from conf.scoring import MODEL_ID, SCORED_AT
+from conf.software import software
 from feature_eng.candidates import find_candidates
 from feature_eng.gates import check_keys, check_rows, check_scores, settle_gates
 from feature_eng.lake import manifest_of, publication
@@ -117,7 +117,7 @@ def run(config: Config, options: argparse.Namespace) -> Stage:
             seconds=clock.laps,
             config=dump_config(config),
             config_fingerprint=config.fingerprint(),
-            software={name: version(name) for name in ("pyspark", "pyarrow", "numpy", "torch")},
+            software=software("pyspark", "pyarrow", "numpy", "torch"),
             created_at=now.isoformat(),
         )
         published.commit(manifest)

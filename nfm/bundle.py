@@ -4,7 +4,6 @@ import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from conf.loader import dump_config, load_config
 from conf.manifest import FILE_NAME as MANIFEST
 from conf.manifest import VOCABULARY, Manifest, read_manifest, write_manifest
 from conf.schema import Config
+from conf.software import software
 from nfm.batch import Batch, field_of_slots
 from nfm.bundle_record import check_files, write_record
 from nfm.calibration import ScoreReference
@@ -155,6 +155,7 @@ def _read_weights(path: str) -> dict[str, torch.Tensor]:
 def _card(path: str, config: Config, manifest: Manifest, metrics: dict[str, Any]) -> str:
     splits = ", ".join(f"{name} {split.rows:,}" for name, split in manifest.splits.items())
     found = "\n".join(f"- {name}: {value}" for name, value in metrics.items())
+    made_by = ", ".join(f"{name} {version}" for name, version in software("torch").items())
     return (
         f"# {path.rpartition('/')[2]}\n\n"
         f"{config.model.name} for '{config.name}' ({config.task}), label {config.label.column}.\n\n"
@@ -162,6 +163,6 @@ def _card(path: str, config: Config, manifest: Manifest, metrics: dict[str, Any]
         f"- features: {manifest.num_features:,}\n"
         f"- rows: {splits}\n"
         f"- vocabulary: {manifest.vocabulary_fingerprint}\n"
-        f"- torch {version('torch')}\n\n"
+        f"- {made_by}\n\n"
         f"Validation, best epoch:\n\n{found}\n"
     )

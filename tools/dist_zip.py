@@ -1,8 +1,9 @@
 """Zip our packages for ``spark-submit --py-files``: the same source gives the same bytes."""
 
-import tomllib
 import zipfile
 from pathlib import Path
+
+from conf.software import VERSION
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("conf", "feature_eng", "jobs", "nfm")
@@ -10,8 +11,7 @@ PACKAGES = ("conf", "feature_eng", "jobs", "nfm")
 
 def main() -> None:
     """Write ``dist/nfm_pipeline-<version>.zip`` and print its path."""
-    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    target = ROOT / "dist" / f"nfm_pipeline-{pyproject['project']['version']}.zip"
+    target = ROOT / "dist" / f"nfm_pipeline-{VERSION}.zip"
     target.parent.mkdir(exist_ok=True)
     with zipfile.ZipFile(target, "w") as archive:
         modules = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
