@@ -70,6 +70,8 @@ def explain(
         try:
             pq.ParquetFile(file).read()
         except (pa.ArrowException, OSError) as found:
+            if getattr(found, "errno", None):  # the system's; pyarrow's own have no number
+                return RunError(f"'{path}' could not be read ({found}); is its store up?")
             return DataError(f"'{path}' is damaged ({found}); {REBUILD}")
     return RunError(
         f"reading '{paths[0]}' and what follows it failed ({error!r}); is it being rebuilt?"

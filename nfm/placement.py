@@ -10,7 +10,7 @@ from conf.schema import Config
 from nfm.collectives import Collectives
 from nfm.row_optimizers import state_per_weight
 
-# Two more collectives a step, in bytes that the network moves meanwhile (1 ms at 1 GB/s).
+# One more collective a step, in bytes that the network moves meanwhile (1 ms at 1 GB/s).
 _SHARDING_LATENCY_BYTES = 1 << 20
 # The share of a memory that tables, optimiser states and a checkpoint's copy of them may take.
 _MEMORY_SHARE = 0.5

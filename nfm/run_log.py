@@ -45,17 +45,16 @@ class RunLog:
         """Say once more where the run stands: there is no step, for a disk is at work."""
         self.progress(*self._at)
 
-    def progress(self, epoch: int, step: int, steps: int) -> bool:
-        """Say where the run stands, a few times a second at most; true if it was said."""
+    def progress(self, epoch: int, step: int, steps: int) -> None:
+        """Say where the run stands, a few times a second at most."""
         self._at = (epoch, step, steps)
         now = time.monotonic()
         if now < self._next_progress:
-            return False
+            return
         self._next_progress = now + _PROGRESS_EVERY_S
         temporary = self._progress.with_suffix(".tmp")
         temporary.write_text(json.dumps({"epoch": epoch, "step": step, "steps": steps}))
         temporary.replace(self._progress)
-        return True
 
     def epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         """Add an epoch's metrics to every log."""

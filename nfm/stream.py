@@ -108,8 +108,8 @@ def _pack(
         ends.append(end)
     if len(ends) - 1 != len(files) or ends[-1] != block.rows:
         raise DataError(
-            f"{', '.join(files)}: {ends[-1]} rows in {len(ends) - 1} row groups, where the "
-            f"manifest counts {block.rows} in {len(files)}; {REBUILD}"
+            f"'{files[0]}' and {len(files) - 1} more files: {ends[-1]} rows in {len(ends) - 1} row "
+            f"groups, where the manifest counts {block.rows} in {len(files)}; {REBUILD}"
         )
     if block.entropy is None:
         order = np.arange(block.rows)

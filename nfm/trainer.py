@@ -17,6 +17,7 @@ from conf.evaluation import HIGHER_IS_BETTER
 from conf.manifest import Manifest
 from conf.schema import Config
 from nfm.batch import Batch, num_slots
+from nfm.bundle import load_bundle
 from nfm.calibration import ScoreReference
 from nfm.checkpoint import (
     CHECKPOINTS,
@@ -37,6 +38,7 @@ from nfm.schedule import factor_at
 from nfm.step import TrainStep
 from nfm.stream import stream_batches
 from nfm.validation import NotFiniteError, Validation
+from nfm.warm_start import warm_start
 
 _LOOK_EVERY = 20  # steps of a validation: to ask all workers costs as much as one of them
 
@@ -117,7 +119,7 @@ class Trainer:
             StoppedError: ``stop_asked`` said so on some worker; there is a checkpoint of the step.
             NotFiniteError: Too many steps, or the validation, came out infinite or NaN.
             DataError: The metric of early stopping does not exist on the validation rows.
-            RunError: A checkpoint could not be written.
+            RunError: A checkpoint could not be written, or the workers' weights drifted apart.
         """
         self._restore()
         try:
@@ -125,7 +127,6 @@ class Trainer:
                 self._run_epoch()
         finally:
             self.writer.wait()
-        self._check_replicas()
         at = self.position
         rows = self.manifest.splits["train"].rows * at.epoch
         return Result(at.best_epoch, at.best_step, at.best_metrics, at.epoch, rows)
@@ -143,9 +144,8 @@ class Trainer:
         """
         epoch, began, rows = self.position.epoch, time.monotonic(), self._train_epoch()
         rate = rows / (time.monotonic() - began)
-        self._average_statistics()
         if rows:  # else the epoch's steps were in the checkpoint that the training goes on from
-            self.writer.write(self.step, self.position)
+            self._checkpoint()
         loss = self.position.loss / self.manifest.splits["train"].rows
         tally = self.validation.run(self._before_validation_step)
         found, scores = self.validation.metrics(tally), None
@@ -192,8 +192,7 @@ class Trainer:
                 self._take_step(next(batches, self.nothing), plan.rows_of_step(number), progress)
                 self._say_progress(number + 1, plan.steps)
                 if every and self.position.step % every == 0 and number + 1 < plan.steps:
-                    self._average_statistics()
-                    self.writer.write(self.step, self.position)
+                    self._checkpoint()
         return sum(plan.rows)
 
     def _take_step(self, batch: Batch, rows: tuple[int, ...], progress: float) -> None:
@@ -210,8 +209,7 @@ class Trainer:
         if not outcome.finite:
             self._skip(batch)
         if outcome.stop:
-            self._average_statistics()
-            self.writer.write(self.step, self.position)
+            self._checkpoint()
             self._stop()
 
     def _stop(self) -> NoReturn:
@@ -248,7 +246,7 @@ class Trainer:
         return self.workers.sum(asked, "stop.asked").item() > 0
 
     def _restore(self) -> None:
-        """Go on from the newest checkpoint that is whole; rank 0 looks which."""
+        """Go on from the newest checkpoint that is whole, rank 0 looks which; or begin."""
         chosen = newest_whole(self.checkpoints, self._say_alive) if self.workers.rank == 0 else -1
         step = int(self.workers.gather(torch.tensor([chosen]), "restore.step")[0])
         if step >= 0:
@@ -256,17 +254,23 @@ class Trainer:
             restore(self.step, path)
             self.position = read_position(path)
             logger.info("going on after step %d, epoch %d", step, self.position.epoch + 1)
+        elif begin := self.config.train.init_from:
+            bundle = load_bundle(begin, check=False)
+            features, of = self.config.features.path, self.manifest.num_features
+            rows = warm_start(self.step, self.manifest, features, bundle, begin)
+            logger.info("%d of %d embeddings from '%s'", rows, of, bundle.model_id)
         if self.log:
             self.log.start(self.position.epoch)
         self._say_progress(0, 1)
 
-    def _average_statistics(self) -> None:
-        """Batch norm's running statistics, which differ by worker where each has its own."""
+    def _checkpoint(self) -> None:
+        """Write one, of a state that all workers share: what it holds, nobody doubts again.
+
+        The running statistics of a batch norm differ by worker where each has its own, and are
+        averaged. The weights must be the same on all, to the last bit.
+        """
         if self.config.model.batch_norm == "local" and self.workers.size > 1:
             self.step.average_statistics()
-
-    def _check_replicas(self) -> None:
-        """Every step must have left the same weights on every worker, to the last bit."""
         tensors = [t for name, t in dense_tensors(self.step).items() if name.startswith("model.")]
         if self.step.table.shards == 1:
             tensors.append(self.step.table.weight_RD)
@@ -275,6 +279,7 @@ class Trainer:
                 "the workers' weights drifted apart; do all hosts run the same torch build on the "
                 "same kind of processor?"
             )
+        self.writer.write(self.step, self.position)
 
     def _say_progress(self, step: int, steps: int) -> None:
         if self.log:

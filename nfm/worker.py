@@ -21,16 +21,17 @@ from conf.errors import ConfigError, DataError, PipelineError, RunError
 from conf.loader import load_config
 from conf.manifest import read_manifest
 from conf.schema import Config
-from nfm.bundle import load_bundle
+from nfm.collectives import Collectives
 from nfm.cores import use_cores
 from nfm.distributed import HorovodWorkers, WorkersLostError, can_reduce_on_gpu
 from nfm.run_log import RunLog
 from nfm.step import build_step
 from nfm.trainer import Trainer
 from nfm.validation import NotFiniteError
-from nfm.warm_start import warm_start
 
 CONFIG, RESULT, STOP = "config.yaml", "result.json", "stop"
+
+_MESSAGE_CHARACTERS = 4000  # of JSON, 6 bytes each at most
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +70,9 @@ def main(run: str, descriptor: int) -> None:
         if not isinstance(error, WorkersLostError):  # those that are lost say why themselves
             # To be stopped is not: unless the launcher was asked to, a machine is taken away.
             final = isinstance(error, ConfigError | DataError | NotFiniteError)
-            failure = {"message": str(error) or repr(error), "mendable": not final}
+            # A pipe takes 64 kB before somebody reads it, which is when this worker has ended.
+            message = (str(error) or repr(error))[:_MESSAGE_CHARACTERS]
+            failure = {"message": message, "mendable": not final}
             os.write(descriptor, json.dumps(failure).encode())
         sys.exit(code)
 
@@ -84,21 +87,28 @@ def _train(run: Path, config: Config) -> None:
     )
     device = torch.device("cpu")
     if torch.cuda.is_available() and can_reduce_on_gpu():
-        device = torch.device("cuda", workers.local_rank)
-        torch.cuda.set_device(device)
+        device = _own_gpu(workers)
     logger.info("computes on %s", device)
     log = RunLog(run) if workers.rank == 0 else None
     manifest = read_manifest(str(run))
     step = build_step(config, manifest.fields, workers, device=device)
-    if config.train.init_from:
-        bundle = load_bundle(config.train.init_from, check=False)
-        rows = warm_start(step, manifest, config.features.path, bundle, config.train.init_from)
-        logger.info("%d of %d embeddings from '%s'", rows, manifest.num_features, bundle.model_id)
     result = Trainer(config, manifest, workers, run, log, step, stop_asked).fit()
     if log:
         log.close()
         storage.write_text(str(run / RESULT), result.to_json())
     workers.close()
+
+
+def _own_gpu(workers: Collectives) -> torch.device:
+    """The GPU of this worker, which NCCL wants for it alone."""
+    if workers.local_size > torch.cuda.device_count():
+        raise ConfigError(
+            f"{workers.local_size} workers on a host of {torch.cuda.device_count()} GPUs: each "
+            f"needs one of its own; set train.num_workers, or train.hosts, to what there is"
+        )
+    device = torch.device("cuda", workers.local_rank)
+    torch.cuda.set_device(device)
+    return device
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ _POLL_S = 0.25
 _STOP_S = 60.0
 # Others may still be at work when a worker has failed; who starts them does not always end them.
 _OTHERS_S = 15.0
+_LOST = re.compile(r"lost contact with another worker: (.+)")
 _ERROR = re.compile(r"^[\w.]*(?:Error|Exception): [^=]+", re.MULTILINE)
 _FINAL = (ConfigError.exit_code, DataError.exit_code)
 _MEANING = {
@@ -73,9 +74,9 @@ class StopRequest:
         return self._at is not None
 
     @property
-    def overdue(self) -> bool:
-        """Whether the workers have had their time."""
-        return self._at is not None and time.monotonic() - self._at > _STOP_S
+    def seconds(self) -> float:
+        """Time since it came; 0 if it did not."""
+        return time.monotonic() - self._at if self._at is not None else 0.0
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         self._at = self._at or time.monotonic()
@@ -189,8 +190,9 @@ def _watch(
             progress.look()
             if stop:
                 (run / STOP).touch()
-            if stop.overdue:
-                return f"the workers did not stop within {_STOP_S:g} s of SIGTERM"
+            # Who writes a checkpoint gives signs of life.
+            if min(stop.seconds, progress.silent_s) > _STOP_S:
+                return f"the workers did not stop within {stop.seconds:.0f} s of SIGTERM"
             if progress.silent_s > config.train.stall_timeout_s:
                 lifelines.ask()
                 return (
@@ -208,8 +210,11 @@ def _failure(lifelines: Lifelines, log: str, hung: str | None) -> Failure:
         if end.message:
             return Failure(end.message, end.exit_code, end.mendable)
         meaning = f" ({_MEANING[end.exit_code]})" if end.exit_code in _MEANING else ""
+        # Where all of them fail alike nobody is lost, and Horovod alone knows why.
+        reasons = dict.fromkeys(_LOST.findall(log)) if end.exit_code == RunError.exit_code else {}
         return Failure(
             f"worker {end.rank} on {end.host} ended with exit code {end.exit_code}{meaning}"
+            + "".join(f"; Horovod: {reason}" for reason in list(reasons)[:1])
         )
     *_, last_error = "Error: no reason was given", *_ERROR.findall(log)
     return Failure(f"the workers could not be started: {' '.join(last_error.split())}")

@@ -2,10 +2,12 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -38,6 +40,7 @@ from nfm.stream import stream_batches
 from nfm.trainer import Result, StoppedError, Trainer
 from nfm.validation import NotFiniteError
 from nfm.worker import CONFIG, RESULT
+from tests.bundles import bundle_of, write
 from tests.data import make_config
 from tests.distributed.features import write_features
 
@@ -125,6 +128,32 @@ def test_the_end_in_a_validation_costs_no_step(config: Config, tmp_path: Path) -
     stop_after(config, run, 15, validating=True)
     result = trainer(config, run).fit()
     assert_same(run, tmp_path / "through", result, expected)
+
+
+def test_a_state_that_drifted_apart_is_no_checkpoint(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nfm.trainer.same_everywhere", lambda *_: False)
+    with pytest.raises(RunError, match="the workers' weights drifted apart"):
+        trainer(config, tmp_path / "run").fit()
+    assert not steps_of(tmp_path / "run")
+
+
+def test_the_bundle_that_a_training_began_from_is_not_needed_again(
+    config: Config, tmp_path: Path
+) -> None:
+    known = pa.table({"field": ["user"], "value": ["u1"], "id": [2]})
+    for root in (tmp_path, tmp_path / "before"):
+        (root / "features/v1/vocabulary").mkdir(parents=True)
+        pq.write_table(known, root / "features/v1/vocabulary/0.parquet")
+    bundle = Path(write(bundle_of(tmp_path / "before"), tmp_path / "bundle"))
+    from_it = changed(config, init_from=str(bundle))
+    expected = trainer(from_it, tmp_path / "through").fit()
+    assert expected != trainer(config, tmp_path / "from-nothing").fit()
+    stop_after(from_it, tmp_path / "stopped", 2)
+    shutil.rmtree(bundle)
+    result = trainer(from_it, tmp_path / "stopped").fit()
+    assert_same(tmp_path / "stopped", tmp_path / "through", result, expected)
 
 
 def test_a_finished_training_has_nothing_left_to_do(config: Config, tmp_path: Path) -> None:

@@ -1,0 +1,76 @@
+"""How a worker ends: what it says, and what it refuses."""
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import torch
+
+from conf.errors import ConfigError, DataError, RunError
+from nfm.collectives import Alone
+from nfm.encoded import explain
+from nfm.worker import CONFIG, _own_gpu, main
+from tests.data import write_config
+
+
+def test_a_long_message_does_not_hold_a_worker_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody reads the pipe before the worker has ended."""
+
+    def fail(*_: object) -> None:
+        raise DataError("é" * 1_000_000)
+
+    write_config(tmp_path).rename(tmp_path / CONFIG)
+    monkeypatch.setattr("nfm.worker._train", fail)
+    reader, writer = os.pipe()
+    with pytest.raises(SystemExit) as ended:
+        main(str(tmp_path), writer)
+    os.close(writer)
+    with open(reader) as pipe:
+        said = json.load(pipe)
+    assert ended.value.code == DataError.exit_code
+    assert (said["mendable"], set(said["message"])) == (False, {"é"})
+
+
+def test_workers_without_a_gpu_of_their_own_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    workers = Alone()
+    workers.local_size = 2
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ConfigError, match="2 workers on a host of 1 GPUs"):
+        _own_gpu(workers)
+
+
+class _Disk:
+    """A file whose bytes cannot be read."""
+
+    closed = False
+
+    def __init__(self, error: Exception) -> None:
+        self._error, self._at = error, 0
+
+    def size(self) -> int:
+        return 1000
+
+    def seek(self, position: int, *_: int) -> int:
+        self._at = position or 1000
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def read(self, *_: int) -> bytes:
+        raise self._error
+
+
+def test_a_disk_that_fails_is_no_damaged_file() -> None:
+    failing = pa.PythonFile(_Disk(OSError(errno.EIO, "Input/output error")), mode="r")
+    found = explain(RuntimeError(), ["part"], lambda _: failing)
+    assert isinstance(found, RunError)
+    assert "'part' could not be read" in str(found)
+    found = explain(RuntimeError(), ["part"], lambda _: pa.BufferReader(b"no Parquet"))
+    assert isinstance(found, DataError)
+    assert "'part' is damaged" in str(found)
