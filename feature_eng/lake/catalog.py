@@ -1,16 +1,20 @@
 """A table of Spark's catalog: Iceberg, Delta, Hive, or Spark's own.
 
-The scores are staged as Parquet, and copied into the table by ``INSERT OVERWRITE`` of their day.
-``overwritePartitions`` plans the same, but Spark has it refuse the tables of its own catalog.
+The scores are staged as Parquet, and copied into the table in place of their day: in catalogs of
+Spark's newer interface (V2: Iceberg, Delta) by an overwrite of the rows of that day, which is exact
+however the table is partitioned; in Spark's own and in Hive (V1), which know no such overwrite, by
+``INSERT OVERWRITE``, which replaces partitions.
 """
 
 from collections.abc import Callable
+from datetime import date
 
 from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from conf import storage
+from conf.errors import ConfigError
 from conf.partition import (
     FILE_NAME,
     PartitionManifest,
@@ -31,6 +35,7 @@ _DYNAMIC = {
     "spark.sql.sources.partitionOverwriteMode": "dynamic",
     "hive.exec.dynamic.partition.mode": "nonstrict",
 }
+_IS_V1 = "_LEGACY_ERROR_TEMP_1012"  # "Cannot write into v1 table"
 
 
 def begin(spark: SparkSession, config: ScoreConfig, ds: str, run_id: str) -> Publish:
@@ -51,7 +56,7 @@ def begin(spark: SparkSession, config: ScoreConfig, ds: str, run_id: str) -> Pub
             storage.remove(record)
         try:
             _overwrite(spark, str(config.table), ds, scores, manifest.rows)
-        except AnalysisException:  # refused before it touched a row
+        except (AnalysisException, ConfigError):  # refused before it touched a row
             if before is not None:
                 storage.write_text(record, before)
             raise
@@ -72,6 +77,29 @@ def _create(spark: SparkSession, table: str, scores: DataFrame) -> None:
 
 
 def _overwrite(spark: SparkSession, table: str, ds: str, scores: DataFrame, rows: int) -> None:
+    """Put rows of a day in place of those that the table has of it, also where there are none."""
+    try:
+        scores.writeTo(table).overwrite(F.col(DS) == F.lit(date.fromisoformat(ds)))
+    except AnalysisException as error:
+        if error.getCondition() != _IS_V1:
+            raise
+        _overwrite_partition(spark, table, ds, scores, rows)
+
+
+def _overwrite_partition(
+    spark: SparkSession, table: str, ds: str, scores: DataFrame, rows: int
+) -> None:
+    """The same where a table can only replace whole partitions.
+
+    Raises:
+        ConfigError: Its partitions are not the days: others would go too, or rows of this one stay.
+    """
+    partitioned = [column.name for column in spark.catalog.listColumns(table) if column.isPartition]
+    if [name.lower() for name in partitioned] != [DS]:
+        raise ConfigError(
+            f"the table '{table}' is partitioned by {partitioned}, scores are by ['{DS}']: nothing "
+            f"was published; choose another score.table"
+        )
     for key, value in _DYNAMIC.items():
         spark.conf.set(key, value)
     partition = ""

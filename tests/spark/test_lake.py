@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
+from pyspark.errors import AnalysisException
 from pyspark.sql import SparkSession
 
 from conf.errors import ConfigError, RunError
@@ -170,3 +171,46 @@ def test_ways_do_not_mix(spark: SparkSession, tmp_path: Path) -> None:
             publication(spark, config, TUESDAY, "run"),
         ):
             pytest.fail("must not get here")
+
+
+@pytest.mark.parametrize("partitioned", ["", "PARTITIONED BY (ds, user)"])
+def test_a_table_whose_partitions_are_not_the_days_is_refused(
+    spark: SparkSession, tmp_path: Path, catalog_table: str, partitioned: str
+) -> None:
+    """It would lose other days, or keep rows of this one."""
+    spark.sql(
+        f"CREATE TABLE {catalog_table} (user BIGINT, score DOUBLE, scored_at TIMESTAMP, ds DATE) "
+        f"{partitioned}"
+    )
+    config = score_config(tmp_path, table=catalog_table)
+    with pytest.raises(ConfigError, match="is partitioned by .*, scores are by"):
+        publish(spark, config, MONDAY, "run", [(1, 0.5)])
+    assert by_sql(spark, config, MONDAY) == []
+    assert manifest_of(config, MONDAY) is None
+
+
+@pytest.fixture
+def newer_catalog(spark: SparkSession) -> str:
+    """A table of the only catalog in Spark with the interface that Iceberg and Delta have."""
+    spark._jvm.System.setProperty("derby.stream.error.file", "/dev/null")
+    for key, value in {
+        "": "org.apache.spark.sql.execution.datasources.v2.jdbc.JDBCTableCatalog",
+        ".url": "jdbc:derby:memory:lake;create=true",
+        ".driver": "org.apache.derby.jdbc.EmbeddedDriver",
+    }.items():
+        spark.conf.set(f"spark.sql.catalog.newer{key}", value)
+    spark.sql("CREATE TABLE newer.app.scores (user LONG, score DOUBLE, scored_at TIMESTAMP, ds DATE)")
+    return "newer.app.scores"
+
+
+def test_newer_catalogs_are_to_overwrite_the_rows_of_the_day(
+    spark: SparkSession, tmp_path: Path, newer_catalog: str
+) -> None:
+    """Not the partitions of the rows that there are, of which an empty day has none.
+
+    This catalog cannot; what it says it cannot is what it was asked for.
+    """
+    config = score_config(tmp_path, table=newer_catalog)
+    with pytest.raises(AnalysisException, match="does not support overwrite by filter"):
+        publish(spark, config, MONDAY, "run", NOTHING)
+    assert manifest_of(config, MONDAY) is None
