@@ -24,7 +24,7 @@ from conf.partition import (
 from conf.scoring import DS, ScoreConfig
 
 # Beside the table there is a directory of manifests, which name no files.
-from feature_eng.lake.parquet import counting, manifest_of, unused
+from feature_eng.lake.parquet import counting, manifest_of, refuse_other_ways, unused
 from feature_eng.lake.way import Made, Publish
 
 __all__ = ["begin", "counting", "manifest_of", "read", "unused"]
@@ -39,7 +39,12 @@ _IS_V1 = "_LEGACY_ERROR_TEMP_1012"  # "Cannot write into v1 table"
 
 
 def begin(spark: SparkSession, config: ScoreConfig, ds: str, run_id: str) -> Publish:
-    """Begin to replace a day in the table."""
+    """Begin to replace a day in the table.
+
+    Raises:
+        ConfigError: The records beside it are of another table, or files are there.
+    """
+    refuse_other_ways(config)
     directory = partition_path(config.path, ds)
     refuse_other_run = storage.unless_published(directory, FILE_NAME)
 
@@ -60,7 +65,8 @@ def begin(spark: SparkSession, config: ScoreConfig, ds: str, run_id: str) -> Pub
             if before is not None:
                 storage.write_text(record, before)
             raise
-        write_partition_manifest(directory, manifest.model_copy(update={"files": []}))
+        record_of_table = {"table": config.table, "files": []}
+        write_partition_manifest(directory, manifest.model_copy(update=record_of_table))
 
     return publish
 
