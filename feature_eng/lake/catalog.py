@@ -65,8 +65,8 @@ def begin(spark: SparkSession, config: ScoreConfig, ds: str, run_id: str) -> Pub
             if before is not None:
                 storage.write_text(record, before)
             raise
-        record_of_table = {"table": config.table, "files": []}
-        write_partition_manifest(directory, manifest.model_copy(update=record_of_table))
+        rows_in_table: dict[str, object] = {"table": config.table, "files": []}
+        write_partition_manifest(directory, manifest.model_copy(update=rows_in_table))
 
     return publish
 

@@ -200,7 +200,7 @@ def test_a_table_whose_partitions_are_not_the_days_is_refused(
         f"{partitioned}"
     )
     config = score_config(tmp_path, table=catalog_table)
-    with pytest.raises(ConfigError, match="is partitioned by .*, scores are by"):
+    with pytest.raises(ConfigError, match=r"is partitioned by .*, scores are by"):
         publish(spark, config, MONDAY, "run", [(1, 0.5)])
     assert by_sql(spark, config, MONDAY) == []
     assert manifest_of(config, MONDAY) is None
@@ -216,7 +216,9 @@ def newer_catalog(spark: SparkSession) -> str:
         ".driver": "org.apache.derby.jdbc.EmbeddedDriver",
     }.items():
         spark.conf.set(f"spark.sql.catalog.newer{key}", value)
-    spark.sql("CREATE TABLE newer.app.scores (user LONG, score DOUBLE, scored_at TIMESTAMP, ds DATE)")
+    spark.sql(
+        "CREATE TABLE newer.app.scores (user LONG, score DOUBLE, scored_at TIMESTAMP, ds DATE)"
+    )
     return "newer.app.scores"
 
 

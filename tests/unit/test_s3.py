@@ -238,7 +238,7 @@ def test_another_run_publishes_the_same_day_while(
     with publication(None, config, ds, "late") as late:
         monkeypatch.setattr(*step, take_late)
         if moment == "it moves its files":
-            with pytest.raises(RunError, match="another run published .* meanwhile"):
+            with pytest.raises(RunError, match=r"another run published .* meanwhile"):
                 commit(late, ds, "late", [(2, 0.75)])
             published = others[0]
         else:
