@@ -8,7 +8,7 @@ there, whenever a run is killed, and also after a RESTORE of an earlier version.
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,18 +19,17 @@ from pyspark.sql import DataFrame, SparkSession
 
 from conf import storage
 from conf.errors import ConfigError, DataError, RunError
-from conf.partition import (
-    FILE_NAME,
-    PartitionManifest,
-    partition_path,
-    read_partition_manifest,
-    write_partition_manifest,
-)
+from conf.partition import FILE_NAME, PartitionManifest, partition_path
 from conf.scoring import DS, ScoreConfig
+from feature_eng.lake.delta_manifests import (
+    is_of,
+    manifest_of_files,
+    write_manifest,
+    written_manifests,
+)
 from feature_eng.lake.parquet import read_files
 from feature_eng.lake.way import Made, Publish, older
 
-_MANIFESTS = "_manifests"  # VACUUM passes over names with an underscore in the table's directory
 _TRIES = 10
 
 logger = logging.getLogger(__name__)
@@ -60,8 +59,7 @@ def begin(spark: SparkSession, config: ScoreConfig, ds: str, run_id: str) -> Pub
             _merged(root, table.schema(), schema)  # refused before anything lies in the table
             _refuse_other_run(root, table, ds, before)
         storage.move_files(staging, partition_path(root, ds), names)
-        storage.make_directory(_manifests(root, ds))
-        write_partition_manifest(_manifests(root, ds), manifest, f"{run_id}.json")
+        write_manifest(root, manifest)
         _commit(root, schema, manifest, before)
 
     return publish
@@ -201,10 +199,6 @@ def _active(table: DeltaTable | None, ds: str) -> set[str]:
     return {path.rpartition("/")[2] for path in paths}
 
 
-def _manifests(root: str, ds: str) -> str:
-    return f"{root}/{_MANIFESTS}/{DS}={ds}"
-
-
 def manifest_of(config: ScoreConfig, ds: str) -> PartitionManifest | None:
     """The manifest whose files are those of the log; None also if another tool rewrote them.
 
@@ -213,30 +207,7 @@ def manifest_of(config: ScoreConfig, ds: str) -> PartitionManifest | None:
     """
     root = storage.absolute(config.path)
     active = _active(_table(root), ds)
-    damaged = None
-    for name in _written_manifests(root, ds) if active else ():
-        try:
-            manifest = read_partition_manifest(_manifests(root, ds), name)
-        except DataError as error:  # it may be of a run whose files do not count
-            damaged = error
-            continue
-        if manifest and {file.path for file in manifest.files} == active:
-            return manifest
-    if damaged:
-        raise damaged
-    return None
-
-
-def _written_manifests(root: str, ds: str) -> list[str]:
-    """Names of those of all runs, also of killed ones."""
-    fs, plain = storage.filesystem(_manifests(root, ds))
-    return [path.rpartition("/")[2] for path in fs.glob(f"{plain}/*.json")]
-
-
-def _is_of(manifest: str, files: Iterable[str]) -> bool:
-    """Whether the run of a manifest wrote one of these files, as names tell."""
-    run_id = manifest.rpartition("/")[2].removesuffix(".json")
-    return any(file.rpartition("/")[2].startswith(f"part-{run_id}-") for file in files)
+    return manifest_of_files(root, ds, active) if active else None
 
 
 def read(
@@ -260,10 +231,10 @@ def unused(config: ScoreConfig, keep_hours: int) -> dict[str, list[str]]:
         if path.startswith(f"{DS}="):
             ds = path.partition("/")[0].removeprefix(f"{DS}=")
             found.setdefault(ds, []).append(f"{plain}/{path}")
-    for path in fs.glob(f"{plain}/{_MANIFESTS}/{DS}=*/*"):
+    for path in written_manifests(root, "*"):
         ds = path.split("/")[-2].removeprefix(f"{DS}=")
         present = set(fs.glob(f"{partition_path(plain, ds)}/*")) - set(found.get(ds, ()))
-        if not _is_of(path, present) and older(fs, path, keep_hours):
+        if not is_of(path, present) and older(fs, path, keep_hours):
             found.setdefault(ds, []).append(path)
     return found
 
@@ -274,5 +245,4 @@ def counting(config: ScoreConfig, ds: str) -> set[str]:
     _, plain = storage.filesystem(root)
     active = _active(_table(root), ds)
     files = {f"{partition_path(plain, ds)}/{name}" for name in active}
-    manifests = [name for name in _written_manifests(root, ds) if _is_of(name, active)]
-    return files | {f"{_manifests(plain, ds)}/{name}" for name in manifests}
+    return files | {path for path in written_manifests(root, ds) if is_of(path, active)}

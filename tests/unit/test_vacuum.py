@@ -104,6 +104,7 @@ def test_of_a_delta_table_it_leaves_what_the_log_needs(tmp_path: Path) -> None:
     gone = {
         make(tmp_path / f"ds={TUESDAY}/part-killed-1.parquet", days_old=8),
         make(tmp_path / f"_manifests/ds={TUESDAY}/killed.json", days_old=8),
+        make(tmp_path / f"_manifests/ds={TUESDAY}/.killed.json.0123", days_old=8),
         make(tmp_path / LEFT / "part-killed-1.parquet").rpartition("/")[0],
     }
     for dry_run in (True, False):
