@@ -40,11 +40,13 @@ class PartitionManifest(Section):
     vocabulary_fingerprint: str
     source: SourceSpec = Field(description="The raw rows.")
     rows: int = Field(ge=0, description="Scores in all files.")
+    table: str | None = Field(None, description="Of the catalog, which holds the scores.")
     files: list[ScoreFile] = Field(description="Those that count; none where a table holds them.")
     checks: list[CheckResult] = Field(description="The gates, as they were found.")
     forced: bool = Field(description="Whether a gate had failed, and --force published.")
     score_cells: list[list[int]] = Field(
-        description="How the scores are spread: pairs of a cell (conf.cells) and its rows."
+        description="How the model's outputs for all rows, before calibration and top_k, are "
+        "spread: pairs of a cell (conf.cells) and its rows."
     )
     seconds: dict[str, float] = Field(description="Time of each part of the run.")
     config: str = Field(description="The resolved configuration of the run, as YAML.")

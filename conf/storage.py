@@ -7,7 +7,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
 import fsspec
@@ -82,6 +82,13 @@ def remove_others(directory: str, kept: set[str]) -> None:
     for path in fs.glob(f"{plain}/*"):
         if path.rpartition("/")[2] not in kept:
             fs.rm(path)
+
+
+def remove_files(directory: str, names: Iterable[str]) -> None:
+    """Remove these files of a directory, if they are there."""
+    fs, plain = filesystem(directory)
+    for path in filter(fs.exists, [f"{plain}/{name}" for name in names]):
+        fs.rm(path)
 
 
 def move_files(source: str, target: str, names: Iterable[str]) -> None:
@@ -162,8 +169,11 @@ def scratch_directory(final: str) -> Iterator[str]:
         try:
             yield fs.unstrip_protocol(staging) if "://" in final else staging
         finally:
-            if fs.exists(staging):
-                fs.rm(staging, recursive=True)
+            # A task that was cancelled may still write there: what that leaves goes the next time,
+            # and must not hide why this run ends.
+            with suppress(OSError):
+                if fs.exists(staging):
+                    fs.rm(staging, recursive=True)
 
 
 def replacing(final: str, *, overwrite: bool, proof: str) -> Callable[[str], None]:

@@ -1,6 +1,7 @@
 """Score the raw rows of a day with a bundle: raw table + bundle -> a partition of scores."""
 
 import argparse
+import logging
 import re
 import time
 import uuid
@@ -23,7 +24,7 @@ from conf.partition import (
     partition_path,
 )
 from conf.schema import Config
-from conf.scoring import MODEL_ID, SCORED_AT
+from conf.scoring import MODEL_ID, SCORED_AT, ScoreConfig
 from conf.software import software
 from feature_eng.candidates import find_candidates
 from feature_eng.gates import check_keys, check_rows, check_scores, settle_gates
@@ -49,6 +50,9 @@ EXAMPLES = """\
   python -m jobs.score --config X.yaml --ds 2026-01-02 --bundle serving --top-k 10 --by user_id
   spark-submit --py-files dist/nfm_pipeline-0.1.0.zip jobs/score.py \\
       --config X.yaml --ds 2026-01-02"""
+
+
+logger = logging.getLogger("jobs")
 
 
 class Clock:
@@ -77,7 +81,7 @@ def run(config: Config, options: argparse.Namespace) -> Stage:
     check_scorable(bundle, config.score.calibration, config.score.explain)
     spark = spark_session(config.spark)
     work = _work(spark, config, bundle.manifest.fields, bundle.manifest.keys, options)
-    before = _day_before(config, options.ds)
+    before = newest_before(config.score, options.ds)
     run_id = run_name(options.run_id)
     model = served(spark, path, bundle.manifest)
     with publication(spark, config.score, options.ds, run_id) as published:
@@ -195,12 +199,15 @@ def _check(
     return checks
 
 
-def _day_before(config: Config, ds: str) -> PartitionManifest | None:
+def newest_before(config: ScoreConfig, ds: str) -> PartitionManifest | None:
     """The newest day of the week before that has scores: not every night publishes."""
     for days in range(1, 8):
         day_before = (date.fromisoformat(ds) - timedelta(days=days)).isoformat()
-        if manifest := manifest_of(config.score, day_before):
-            return manifest
+        try:
+            if manifest := manifest_of(config, day_before):
+                return manifest
+        except DataError as error:  # damaged, or of a newer release: no reason to have no scores
+            logger.warning("%s; the gates take the day before it", error)
     return None
 
 

@@ -8,7 +8,7 @@ there, whenever a run is killed, and also after a RESTORE of an earlier version.
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,18 +19,17 @@ from pyspark.sql import DataFrame, SparkSession
 
 from conf import storage
 from conf.errors import ConfigError, DataError, RunError
-from conf.partition import (
-    FILE_NAME,
-    PartitionManifest,
-    partition_path,
-    read_partition_manifest,
-    write_partition_manifest,
-)
+from conf.partition import FILE_NAME, PartitionManifest, partition_path
 from conf.scoring import DS, ScoreConfig
+from feature_eng.lake.delta_manifests import (
+    is_of,
+    manifest_of_files,
+    write_manifest,
+    written_manifests,
+)
 from feature_eng.lake.parquet import read_files
 from feature_eng.lake.way import Made, Publish, older
 
-_MANIFESTS = "_manifests"  # VACUUM passes over names with an underscore in the table's directory
 _TRIES = 10
 
 logger = logging.getLogger(__name__)
@@ -46,7 +45,8 @@ def begin(spark: SparkSession, config: ScoreConfig, ds: str, run_id: str) -> Pub
     before = _active(_table(root), ds)
 
     def publish(staging: str, manifest: PartitionManifest) -> None:
-        if _has(_table(root), run_id, ds):
+        table = _table(root)
+        if _has(table, run_id, ds):
             logger.warning(
                 "run '%s' has published %s of '%s' before, and that stays: to replace it, run "
                 "under another --run-id",
@@ -55,9 +55,11 @@ def begin(spark: SparkSession, config: ScoreConfig, ds: str, run_id: str) -> Pub
             return
         names = [file.path for file in manifest.files]
         schema = _schema(f"{staging}/{names[0]}")
+        if table is not None:
+            _merged(root, table.schema(), schema)  # refused before anything lies in the table
+            _refuse_other_run(root, table, ds, before)
         storage.move_files(staging, partition_path(root, ds), names)
-        storage.make_directory(_manifests(root, ds))
-        write_partition_manifest(_manifests(root, ds), manifest, f"{run_id}.json")
+        write_manifest(root, manifest)
         _commit(root, schema, manifest, before)
 
     return publish
@@ -78,11 +80,7 @@ def _commit(root: str, schema: pa.Schema, manifest: PartitionManifest, before: s
             table = DeltaTable(root)
             if _has(table, manifest.run_id, ds):  # in spite of an error
                 return
-            if _active(table, ds) != before:
-                raise RunError(
-                    f"another run published {ds} of '{root}' meanwhile: that one stays, and "
-                    f"nothing of this one was published; run again if it is to be replaced"
-                )
+            _refuse_other_run(root, table, ds, before)
             table.create_write_transaction(
                 adds,
                 mode="overwrite",
@@ -98,6 +96,14 @@ def _commit(root: str, schema: pa.Schema, manifest: PartitionManifest, before: s
                 ) from None
         else:
             return
+
+
+def _refuse_other_run(root: str, table: DeltaTable, ds: str, before: set[str]) -> None:
+    if _active(table, ds) != before:
+        raise RunError(
+            f"another run published {ds} of '{root}' meanwhile: that one stays, and nothing of "
+            f"this one was published; run again if it is to be replaced"
+        )
 
 
 def _adds(manifest: PartitionManifest) -> list[AddAction]:
@@ -193,30 +199,15 @@ def _active(table: DeltaTable | None, ds: str) -> set[str]:
     return {path.rpartition("/")[2] for path in paths}
 
 
-def _manifests(root: str, ds: str) -> str:
-    return f"{root}/{_MANIFESTS}/{DS}={ds}"
-
-
 def manifest_of(config: ScoreConfig, ds: str) -> PartitionManifest | None:
-    """The manifest whose files are those of the log; None also if another tool rewrote them."""
+    """The manifest whose files are those of the log; None also if another tool rewrote them.
+
+    Raises:
+        DataError: None of the readable ones is it, and one is damaged.
+    """
     root = storage.absolute(config.path)
     active = _active(_table(root), ds)
-    for manifest in _written_manifests(root, ds) if active else ():
-        if _names(manifest) == active:
-            return manifest
-    return None
-
-
-def _written_manifests(root: str, ds: str) -> Iterator[PartitionManifest]:
-    """Those of all runs, also of killed ones."""
-    fs, plain = storage.filesystem(_manifests(root, ds))
-    for path in fs.glob(f"{plain}/*.json"):
-        if manifest := read_partition_manifest(plain, path.rpartition("/")[2]):
-            yield manifest
-
-
-def _names(manifest: PartitionManifest) -> set[str]:
-    return {file.path for file in manifest.files}
+    return manifest_of_files(root, ds, active) if active else None
 
 
 def read(
@@ -240,11 +231,10 @@ def unused(config: ScoreConfig, keep_hours: int) -> dict[str, list[str]]:
         if path.startswith(f"{DS}="):
             ds = path.partition("/")[0].removeprefix(f"{DS}=")
             found.setdefault(ds, []).append(f"{plain}/{path}")
-    for path in fs.glob(f"{plain}/{_MANIFESTS}/{DS}=*/*"):
+    for path in written_manifests(root, "*"):
         ds = path.split("/")[-2].removeprefix(f"{DS}=")
         present = set(fs.glob(f"{partition_path(plain, ds)}/*")) - set(found.get(ds, ()))
-        run_id = path.rpartition("/")[2].removesuffix(".json")
-        if not any(f"/part-{run_id}-" in file for file in present) and older(path, keep_hours):
+        if not is_of(path, present) and older(fs, path, keep_hours):
             found.setdefault(ds, []).append(path)
     return found
 
@@ -253,6 +243,6 @@ def counting(config: ScoreConfig, ds: str) -> set[str]:
     """The files that the log names, and their manifest."""
     root = storage.absolute(config.path)
     _, plain = storage.filesystem(root)
-    files = {f"{partition_path(plain, ds)}/{name}" for name in _active(_table(root), ds)}
-    manifest = manifest_of(config, ds)
-    return files | ({f"{_manifests(plain, ds)}/{manifest.run_id}.json"} if manifest else set())
+    active = _active(_table(root), ds)
+    files = {f"{partition_path(plain, ds)}/{name}" for name in active}
+    return files | {path for path in written_manifests(root, ds) if is_of(path, active)}

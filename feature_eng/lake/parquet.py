@@ -3,12 +3,14 @@
 What counts is what the manifest in it names.
 """
 
+import logging
 from collections.abc import Callable
+from contextlib import suppress
 
 from pyspark.sql import DataFrame, SparkSession
 
 from conf import storage
-from conf.errors import ConfigError
+from conf.errors import ConfigError, DataError, RunError
 from conf.partition import (
     FILE_NAME,
     PartitionManifest,
@@ -21,6 +23,8 @@ from feature_eng.lake.way import Made, Publish, older
 
 _BEGUN = "_begun"
 
+logger = logging.getLogger(__name__)
+
 
 def begin(spark: SparkSession, config: ScoreConfig, ds: str, run_id: str) -> Publish:
     """Begin to replace a partition.
@@ -28,11 +32,7 @@ def begin(spark: SparkSession, config: ScoreConfig, ds: str, run_id: str) -> Pub
     Raises:
         ConfigError: What is there is no partition of scores.
     """
-    if storage.exists(f"{config.path}/_delta_log"):
-        raise ConfigError(
-            f"score.path '{config.path}' is a Delta table, and score.format is parquet: say "
-            f"format: delta, or choose another path"
-        )
+    refuse_other_ways(config)
     partition = partition_path(config.path, ds)
     if not storage.has_directories(partition):
         return _begin_with_objects(partition)
@@ -45,11 +45,30 @@ def begin(spark: SparkSession, config: ScoreConfig, ds: str, run_id: str) -> Pub
     return publish
 
 
+def refuse_other_ways(config: ScoreConfig) -> None:
+    """See that the path is of no other way, and of no other table.
+
+    Raises:
+        ConfigError: It is, as the newest day says.
+    """
+    if storage.exists(f"{config.path}/_delta_log"):
+        raise ConfigError(
+            f"score.path '{config.path}' is a Delta table, and score.format is parquet: say "
+            f"format: delta, or choose another path"
+        )
+    fs, root = storage.filesystem(config.path)
+    for partition in sorted(fs.glob(f"{root}/{DS}=*"), reverse=True):
+        with suppress(DataError):  # whose it is, the day before tells
+            if manifest_of(config, partition.rpartition(f"{DS}=")[2]):
+                return
+
+
 def _begin_with_objects(partition: str) -> Publish:
     """Of an object store, where no directory takes a name at once.
 
     The new files come to lie beside the old ones, one manifest takes the place of the other, and
-    the old files go: whenever the run is killed, the manifest speaks of files that are there.
+    the files that it named go, no others: those may be of a run that is about to publish. Whenever
+    a run is killed, the manifest speaks of files that are there.
     """
     begun = f"{partition}/{_BEGUN}"  # what is there is ours, though there is no manifest yet
     if not storage.exists(begun):
@@ -61,15 +80,44 @@ def _begin_with_objects(partition: str) -> Publish:
         names = [file.path for file in manifest.files]
         storage.write_text(begun, "")
         storage.move_files(staging, partition, names)
+        try:
+            refuse_other_run()  # again: to copy them may have taken minutes
+        except RunError:
+            storage.remove_files(partition, names)
+            raise
+        old = _named(partition)
         write_partition_manifest(partition, manifest)
-        storage.remove_others(partition, {FILE_NAME, *names})
+        storage.remove_files(partition, {_BEGUN, *old} - {*names})
 
     return publish
 
 
+def _named(partition: str) -> list[str]:
+    """Files that a partition's manifest names; where it is damaged, a vacuum finds them later."""
+    with suppress(DataError):
+        if manifest := read_partition_manifest(partition):
+            return [file.path for file in manifest.files]
+    return []
+
+
 def manifest_of(config: ScoreConfig, ds: str) -> PartitionManifest | None:
-    """The manifest in a day's partition."""
-    return read_partition_manifest(partition_path(config.path, ds))
+    """The manifest in a day's partition.
+
+    Raises:
+        ConfigError: It speaks of another table than the configuration, or of files.
+    """
+    partition = partition_path(config.path, ds)
+    manifest = read_partition_manifest(partition)
+    if manifest and manifest.table != config.table:
+        raise ConfigError(
+            f"'{partition}' is of {_called(manifest.table)}, and the configuration speaks of "
+            f"{_called(config.table)}: choose another score.path"
+        )
+    return manifest
+
+
+def _called(table: str | None) -> str:
+    return "plain Parquet files" if table is None else f"the table '{table}'"
 
 
 def read(
@@ -105,9 +153,14 @@ def unused(config: ScoreConfig, keep_hours: int) -> dict[str, list[str]]:
     for path in fs.glob(f"{root}/{DS}=*/{FILE_NAME}"):
         partition = path.rpartition("/")[0]
         ds = partition.rpartition(f"{DS}=")[2]
-        counts = counting(config, ds)
-        found[ds] = [file for file in fs.find(partition) if file not in counts]
-    return {ds: [file for file in files if older(file, keep_hours)] for ds, files in found.items()}
+        try:
+            counts = counting(config, ds)
+        except DataError as error:
+            logger.warning("%s; until then its files stay", error)
+            continue
+        others = [file for file in fs.find(partition) if file not in counts]
+        found[ds] = [file for file in others if older(fs, file, keep_hours)]
+    return found
 
 
 def counting(config: ScoreConfig, ds: str) -> set[str]:

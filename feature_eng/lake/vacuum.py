@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from conf import storage
-from conf.errors import RunError
+from conf.errors import DataError, RunError
 from conf.partition import partition_path
 from conf.scoring import DS, ScoreConfig
 from feature_eng.lake import way_of
@@ -32,7 +32,8 @@ def vacuum(config: ScoreConfig, keep_hours: int, *, dry_run: bool) -> list[Remov
 
     That is files which no manifest names, or the log of a Delta table needs no more, if they are
     older than ``keep_hours``; and what a killed run staged, at once where locks tell that it is
-    dead, else when it is as old. A day that is being written is left as it is.
+    dead, else when it is as old. A day that is being written is left as it is, and so is one whose
+    manifest is damaged.
 
     Args:
         config: Says where scores are published, and how.
@@ -52,17 +53,18 @@ def vacuum(config: ScoreConfig, keep_hours: int, *, dry_run: bool) -> list[Remov
                 paths = [path for path in unused.get(ds, ()) if path not in counting]
                 paths += _left(partition, hidden.get(f"{DS}={ds}", []), alone, keep_hours)
                 removed += list(_remove(config, paths, dry_run))
-        except RunError as error:
+        except (DataError, RunError) as error:
             logger.warning("%s", error)
     return removed
 
 
 def _left(partition: str, hidden: list[str], alone: bool, keep_hours: int) -> Iterator[str]:
     """Hidden directories of dead runs; not the only version that there is."""
+    fs, _ = storage.filesystem(partition)
     for path in hidden:
         if storage.is_retired(path) and not storage.exists(partition):
             continue
-        if alone or older(path, keep_hours):
+        if alone or older(fs, path, keep_hours):
             yield path
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from pyspark.sql import DataFrame, SparkSession
 
@@ -57,8 +57,17 @@ def keep_named_files(staging: str, manifest: PartitionManifest) -> None:
         fs.rm([entry["name"] for entry in found.values()], recursive=True)
 
 
-def older(path: str, hours: int) -> bool:
-    """Whether a file, or all that is in a directory, was last written so long ago."""
-    fs, plain = storage.filesystem(path)
+def older(fs: Any, path: str, hours: int) -> bool:
+    """Whether a file, or all that is in a directory, was last written so long ago.
+
+    Args:
+        fs: The file system of fsspec.
+        path: On it.
+        hours: How long.
+    """
     until = datetime.now(UTC) - timedelta(hours=hours)
-    return all(fs.modified(file) <= until for file in fs.find(plain))
+    try:
+        # A directory without files may be of a run that has just begun.
+        return all(fs.modified(file) <= until for file in fs.find(path) or [path])
+    except FileNotFoundError:  # its run ended meanwhile
+        return False

@@ -10,11 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
+from pyspark.errors import AnalysisException
 from pyspark.sql import SparkSession
 
 from conf.errors import ConfigError, RunError
+from conf.partition import write_partition_manifest
 from conf.scoring import ScoreConfig
 from feature_eng.lake import manifest_of, publication, read_partition
+from feature_eng.lake.vacuum import vacuum
 from tests.scores import Rows, commit, manifest_for, publish, score_config, write_scores
 
 MONDAY, TUESDAY = "2026-01-05", "2026-01-06"
@@ -75,7 +78,8 @@ def test_a_day_is_replaced_whole_or_not_at_all(
         first = commit(published, MONDAY, "run-1", [(1, 0.5), (2, 0.25)], [(3, 0.1)])
     assert outside(MONDAY) == ours(MONDAY) == [(1, 0.5), (2, 0.25), (3, 0.1)]
     found = manifest_of(config, MONDAY)
-    assert found == (first if way != "catalog" else first.model_copy(update={"files": []}))
+    in_table = {"files": [], "table": catalog_table}
+    assert found == (first if way != "catalog" else first.model_copy(update=in_table))
 
     with publication(spark, config, MONDAY, "run-2") as published:
         assert Path(published.directory).is_absolute()
@@ -159,14 +163,73 @@ def test_a_reader_of_parquet_never_meets_a_mix(spark: SparkSession, tmp_path: Pa
 
 
 def test_ways_do_not_mix(spark: SparkSession, tmp_path: Path) -> None:
-    publish(spark, score_config(tmp_path / "p"), MONDAY, "run", [(1, 0.1)])
+    files = publish(spark, score_config(tmp_path / "p"), MONDAY, "run", [(1, 0.1)])
     publish(spark, score_config(tmp_path / "d", format="delta"), MONDAY, "run", [(1, 0.1)])
+    record = files.model_copy(update={"files": [], "table": "db.a"})
+    (tmp_path / f"t/ds={MONDAY}").mkdir(parents=True)
+    write_partition_manifest(f"{tmp_path}/t/ds={MONDAY}", record)
     for config, message in (
         (score_config(tmp_path / "d"), "is a Delta table, and score.format is parquet"),
+        (score_config(tmp_path / "d", table="db.a"), "is a Delta table"),
         (score_config(tmp_path / "p", format="delta"), "holds plain Parquet partitions"),
+        (score_config(tmp_path / "p", table="db.a"), "is of plain Parquet files, and .* 'db.a'"),
+        (score_config(tmp_path / "t"), "is of the table 'db.a', and .* plain Parquet files"),
+        (score_config(tmp_path / "t", table="db.b"), "is of the table 'db.a', and .* 'db.b'"),
     ):
         with (
             pytest.raises(ConfigError, match=message),
             publication(spark, config, TUESDAY, "run"),
         ):
             pytest.fail("must not get here")
+        if "is of" in message:
+            for use in (lambda c: manifest_of(c, MONDAY), lambda c: vacuum(c, 0, dry_run=False)):
+                with pytest.raises(ConfigError, match=message):
+                    use(config)
+    assert manifest_of(score_config(tmp_path / "p"), MONDAY) == files
+    assert (tmp_path / f"p/ds={MONDAY}" / files.files[0].path).exists()
+    assert manifest_of(score_config(tmp_path / "t", table="db.a"), MONDAY) == record
+
+
+@pytest.mark.parametrize("partitioned", ["", "PARTITIONED BY (ds, user)"])
+def test_a_table_whose_partitions_are_not_the_days_is_refused(
+    spark: SparkSession, tmp_path: Path, catalog_table: str, partitioned: str
+) -> None:
+    """It would lose other days, or keep rows of this one."""
+    spark.sql(
+        f"CREATE TABLE {catalog_table} (user BIGINT, score DOUBLE, scored_at TIMESTAMP, ds DATE) "
+        f"{partitioned}"
+    )
+    config = score_config(tmp_path, table=catalog_table)
+    with pytest.raises(ConfigError, match=r"is partitioned by .*, scores are by"):
+        publish(spark, config, MONDAY, "run", [(1, 0.5)])
+    assert by_sql(spark, config, MONDAY) == []
+    assert manifest_of(config, MONDAY) is None
+
+
+@pytest.fixture
+def newer_catalog(spark: SparkSession) -> str:
+    """A table of the only catalog in Spark with the interface that Iceberg and Delta have."""
+    spark._jvm.System.setProperty("derby.stream.error.file", "/dev/null")
+    for key, value in {
+        "": "org.apache.spark.sql.execution.datasources.v2.jdbc.JDBCTableCatalog",
+        ".url": "jdbc:derby:memory:lake;create=true",
+        ".driver": "org.apache.derby.jdbc.EmbeddedDriver",
+    }.items():
+        spark.conf.set(f"spark.sql.catalog.newer{key}", value)
+    spark.sql(
+        "CREATE TABLE newer.app.scores (user LONG, score DOUBLE, scored_at TIMESTAMP, ds DATE)"
+    )
+    return "newer.app.scores"
+
+
+def test_newer_catalogs_are_to_overwrite_the_rows_of_the_day(
+    spark: SparkSession, tmp_path: Path, newer_catalog: str
+) -> None:
+    """Not the partitions of the rows that there are, of which an empty day has none.
+
+    This catalog cannot; what it says it cannot is what it was asked for.
+    """
+    config = score_config(tmp_path, table=newer_catalog)
+    with pytest.raises(AnalysisException, match="does not support overwrite by filter"):
+        publish(spark, config, MONDAY, "run", NOTHING)
+    assert manifest_of(config, MONDAY) is None

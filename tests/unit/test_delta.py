@@ -70,6 +70,21 @@ def test_without_locks_the_first_of_two_runs_wins(
             commit(late, MONDAY, "late", [(1, 0.75)])
     assert manifest_of(config, MONDAY) == early
     assert rows(config, MONDAY) == [(1, 0.25)]
+    assert not list(Path(config.path).rglob("*late*"))
+
+
+def test_a_damaged_manifest_hides_no_other(config: ScoreConfig) -> None:
+    for run in ("b", "a", "c"):
+        newest = publish(None, config, MONDAY, run, [(1, 0.5)])
+    manifests = Path(config.path, f"_manifests/ds={MONDAY}")
+    for run in "ab":
+        (manifests / f"{run}.json").write_text("{")
+    assert manifest_of(config, MONDAY) == newest
+    (manifests / "c.json").write_text("{")
+    with pytest.raises(DataError, match=r"is damaged .* score the day again"):
+        manifest_of(config, MONDAY)
+    again = publish(None, config, MONDAY, "d", [(1, 0.5)])
+    assert manifest_of(config, MONDAY) == again
 
 
 @pytest.mark.parametrize("before", [False, True])
@@ -158,6 +173,7 @@ def test_columns_join_the_table_and_keep_their_types(config: ScoreConfig) -> Non
     ):
         commit(published, TUESDAY, "run-4", [(1, 0.5)], extra=pa.array([1]))
     assert rows(config, TUESDAY) == [(1, 0.5)]
+    assert not list(Path(config.path).rglob("*run-4*"))
 
 
 def test_another_tool_may_rewrite_the_files(config: ScoreConfig) -> None:

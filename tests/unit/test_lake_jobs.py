@@ -8,7 +8,7 @@ import pytest
 from conf.errors import ConfigError, DataError, RunError
 from conf.manifest import CheckResult
 from feature_eng.lake import publication
-from jobs import backfill, lake
+from jobs import backfill, lake, score
 from jobs.backfill import Day
 from tests.data import DS, make_config
 from tests.scores import manifest_for, publish, write_scores
@@ -60,6 +60,16 @@ def test_vacuum_tells_what_it_removed(tmp_path: Path) -> None:
             f"vacuum of {tmp_path}/scores: 1 {said}, 5 bytes",
         ]
     assert not extra.exists()
+
+
+def test_a_damaged_day_before_is_passed_over(tmp_path: Path) -> None:
+    config = make_config(tmp_path, f"score.path={tmp_path}/scores").score
+    for ds in ("2026-01-02", "2026-01-04", "2026-01-05"):
+        publish(None, config, ds, ds, [(1, 0.5)])
+    (tmp_path / "scores/ds=2026-01-05/_manifest.json").write_text('{"schema_version": 2}')
+    (tmp_path / "scores/ds=2026-01-04/_manifest.json").write_text('{"schema_ver')
+    found = [score.newest_before(config, ds) for ds in ("2026-01-06", "2026-01-09", "2026-01-10")]
+    assert [manifest and manifest.ds for manifest in found] == ["2026-01-02", "2026-01-02", None]
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,15 @@ from moto.server import ThreadedMotoServer
 
 from conf import storage
 from conf.errors import DataError, RunError
+from conf.partition import PartitionManifest
 from conf.training import CacheConfig
-from feature_eng.lake import manifest_of, publication
+from feature_eng.lake import manifest_of, parquet, publication
+from feature_eng.lake.vacuum import vacuum
 from nfm.batch import Batch
 from nfm.epoch_plan import Block
 from nfm.file_cache import FileCache
 from nfm.stream import stream_batches
-from tests.scores import manifest_for, score_config, write_scores
+from tests.scores import commit, manifest_for, score_config, write_scores
 from tests.scores import publish as publish_scores
 from tests.unit.test_manifest import manifest
 from tests.unit.test_stream import FIELDS, ROWS, numbers, write
@@ -207,5 +209,41 @@ def test_a_run_killed_at_any_request_leaves_whole_scores(
     assert outcomes == {False, True}
     publish_scores(None, config, ds, "last", [(7, 0.5)])
     assert scores() == [(7, 0.5)]
+    assert vacuum(config, 1, dry_run=False) == []  # of a run at work, for all that it knows
+    assert vacuum(config, 0, dry_run=False) != []
+    assert scores() == [(7, 0.5)]
     fs, _ = storage.filesystem("s3://lake")
     assert len(fs.find("lake")) == 2  # the manifest and its file
+
+
+@pytest.mark.parametrize("moment", ["it moves its files", "it writes its manifest"])
+def test_another_run_publishes_the_same_day_while(
+    store: Store, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """There are no locks. One is published, whole."""
+    config, ds = score_config("s3://lake/scores"), "2026-01-05"
+    step = (storage, "move_files") if "moves" in moment else (parquet, "write_partition_manifest")
+    take = getattr(*step)
+    others: list[PartitionManifest] = []
+
+    def take_late(*arguments: object) -> None:
+        if moment == "it moves its files":
+            take(*arguments)
+        monkeypatch.setattr(*step, take)
+        others.append(publish_scores(None, config, ds, "other", [(1, 0.25)]))
+        if moment != "it moves its files":
+            take(*arguments)
+
+    publish_scores(None, config, ds, "before", [(0, 0.5)])
+    with publication(None, config, ds, "late") as late:
+        monkeypatch.setattr(*step, take_late)
+        if moment == "it moves its files":
+            with pytest.raises(RunError, match=r"another run published .* meanwhile"):
+                commit(late, ds, "late", [(2, 0.75)])
+            published = others[0]
+        else:
+            published = commit(late, ds, "late", [(2, 0.75)])
+    assert manifest_of(config, ds) == published
+    names = {path.rpartition("/")[2] for path in storage.filesystem("s3://lake")[0].find("lake")}
+    assert names >= {"_manifest.json", published.files[0].path}
+    assert len(names) == (2 if moment == "it moves its files" else 3)

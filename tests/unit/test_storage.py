@@ -45,6 +45,23 @@ def test_a_failure_leaves_the_old_directory_and_nothing_else(
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_what_cannot_be_removed_hides_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task that was cancelled still writes: it made a file after the others were removed."""
+    fs, _ = storage.filesystem(str(tmp_path))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOTEMPTY, "directory not empty")
+
+    monkeypatch.setattr(type(fs), "rm", refuse)
+    with (
+        pytest.raises(ValueError, match="the reason"),
+        storage.staged_directory(f"{tmp_path}/out", overwrite=True, proof="mark"),
+    ):
+        raise ValueError("the reason")
+
+
 @pytest.mark.parametrize("step", ["rename", "renameat2", "second rename"])
 def test_a_failure_while_publishing_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str

@@ -74,8 +74,23 @@ def test_without_locks_only_age_tells_that_a_run_is_dead(
     make(young)
     assert vacuum(score_config(tmp_path), 168, dry_run=False) == []
     make(young, days_old=8)
+    begun = tmp_path / ".ds=2026-01-06.staging-01234567"
+    begun.mkdir()  # and no task has written yet
     assert [part.bytes for part in vacuum(score_config(tmp_path), 168, dry_run=False)] == [10]
-    assert os.listdir(tmp_path) == []
+    assert os.listdir(tmp_path) == [begun.name]
+
+
+@pytest.mark.parametrize("found", ["{", '{"schema_version": 2}'])
+def test_a_damaged_day_is_left_and_stops_no_other(tmp_path: Path, found: str) -> None:
+    config = score_config(tmp_path)
+    for ds in (MONDAY, TUESDAY):
+        publish(None, config, ds, "run", PART)
+        make(tmp_path / f"ds={ds}/part-old.parquet", days_old=8)
+    (tmp_path / f"ds={MONDAY}/_manifest.json").write_text(found)
+    make(tmp_path / LEFT / "part-killed.parquet")
+    assert [part.path for part in vacuum(config, 168, dry_run=False)] == [
+        f"{tmp_path}/ds={TUESDAY}/part-old.parquet"
+    ]
 
 
 def test_of_a_delta_table_it_leaves_what_the_log_needs(tmp_path: Path) -> None:
@@ -89,6 +104,7 @@ def test_of_a_delta_table_it_leaves_what_the_log_needs(tmp_path: Path) -> None:
     gone = {
         make(tmp_path / f"ds={TUESDAY}/part-killed-1.parquet", days_old=8),
         make(tmp_path / f"_manifests/ds={TUESDAY}/killed.json", days_old=8),
+        make(tmp_path / f"_manifests/ds={TUESDAY}/.killed.json.0123", days_old=8),
         make(tmp_path / LEFT / "part-killed-1.parquet").rpartition("/")[0],
     }
     for dry_run in (True, False):
@@ -103,6 +119,11 @@ def test_of_a_delta_table_it_leaves_what_the_log_needs(tmp_path: Path) -> None:
         commit(published, TUESDAY, "running", PART)
     assert rows(config, MONDAY) == [(2, 0.5)]
     assert manifest_of(config, MONDAY) == last
-    assert len(vacuum(config, 0, dry_run=False)) == 2
+    publish(None, config, MONDAY, "last again", [(2, 0.5)])
+    (tmp_path / f"_manifests/ds={MONDAY}/last.json").write_text("{")  # superseded, and damaged
+    removed = {Path(part.path).name for part in vacuum(config, 0, dry_run=False)}
+    assert len(removed) == 4
+    assert "last.json" in removed
+    assert manifest_of(config, MONDAY)
     assert manifest_of(config, TUESDAY)
     assert rows(config, TUESDAY) == PART
