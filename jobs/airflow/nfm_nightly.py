@@ -100,7 +100,6 @@ with DAG(
         "max_retry_delay": timedelta(hours=1),
     },
 ):
-
     # Not Airflow's LatestOnlyOperator: it takes any run that a person triggers for the latest. Only
     # what follows at once is skipped, not the scores, which have a trigger rule of their own.
     @task.short_circuit(ignore_downstream_trigger_rules=False, retries=0)
