@@ -71,7 +71,7 @@ def test_builds_that_are_cut_short(root: Path, tmp_path: Path) -> None:
         assert [path.name for path in (tmp_path / event).iterdir()] == ["v1"]
 
 
-# A backfill that is terminated while a day loads a large bundle, which takes longer than Spark's end.
+# A backfill that is terminated while a day loads a bundle, for longer than it takes Spark to end.
 TERMINATED = """
 import os, signal, time
 from pyspark.sql import SparkSession
