@@ -50,3 +50,7 @@ class NightlyConfig(Section):
         description="What the vocabulary of the features grows from, as build_features --base "
         "takes it; serving: the model that serves, once there is one.",
     )
+    task_hours: Positive | None = Field(
+        None,
+        description="Hours that a task may take before it is stopped and tried again; default: 24.",
+    )

@@ -176,8 +176,6 @@ class Config(Section):
         strangers = set(self.score.optional) - {field.name for field in self.fields}
         if strangers:
             raise ValueError(f"score.optional: there is no field '{min(strangers)}'")
-        if self.score.by is not None and self.score.by not in self.keys:
-            raise ValueError(f"score.by: '{self.score.by}' is none of the keys")
         if self.score.calibration != "none" and self.task != "binary":
             raise ValueError("score.calibration goes with task: binary")
         if self.score.explain and self.model.name not in EXPLAINED:

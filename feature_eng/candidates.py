@@ -1,7 +1,7 @@
 """Candidates: every user of a day with every item that he has not seen, in blocks.
 
-A user and an item are each encoded once; their pairs exist only as the block of encoded rows that
-is being scored. Shapes: U = users of a batch, I = items, n = pairs of a block.
+A user is encoded once, an item once for each batch of users; their pairs exist only as the block of
+encoded rows that is being scored. Shapes: U = users of a batch, I = items, n = pairs of a block.
 """
 
 import functools
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
@@ -36,7 +36,7 @@ Indices = npt.NDArray[np.int64]
 _SEEN, _NUMBER = "_seen", "_number"
 _BLOCK_ROWS = 16_384
 _MIXER = np.int64(-0x61C8864680B583EB)  # 2^64 over the golden ratio (Knuth, TAOCP 3, sec. 6.4)
-_ITEMS = "items.arrow"
+ITEMS = "items.arrow"
 
 
 class Candidates(NamedTuple):
@@ -80,8 +80,10 @@ def find_candidates(
     wanted = config.candidates
     if wanted is None:
         raise ConfigError("--candidates cross needs score.candidates, which names the items")
-    users = _each_once(raw, wanted.user, "candidates.user")
-    items = _each_once(read_raw(raw.sparkSession, wanted.items), wanted.item, "candidates.item")
+    users, items = raw, read_raw(raw.sparkSession, wanted.items)
+    for table, names, by in ((users, wanted.user, "user"), (items, wanted.item, "item")):
+        for name in names:
+            named_column(table, name, f"candidates.{by}")
     user_fields = [field for field in fields if has_source(users, field)]
     item_fields = [field for field in fields if field not in user_fields]
     kept = [*keys, *config.columns]
@@ -90,8 +92,11 @@ def find_candidates(
     if config.by is not None and config.by not in of_users:
         raise ConfigError(f"score.by: '{config.by}' is no column of the users, which it must be")
     user_rows, item_rows = (
-        canonical_score_rows(
-            table, of_fields, [k for k in keys if k in mine], [*mine, *names], config.optional
+        _each_once(
+            canonical_score_rows(
+                table, of_fields, [k for k in keys if k in mine], [*mine, *names], config.optional
+            ),
+            names,
         )
         for table, of_fields, mine, names in (
             (users, user_fields, of_users, wanted.user),
@@ -99,7 +104,8 @@ def find_candidates(
         )
     )
     types = {field.name: field for rows in (item_rows, user_rows) for field in kept_columns(rows)}
-    found = item_rows.toArrow().combine_chunks()
+    # In order, so that the same items are the same file.
+    found = item_rows.sort(*_named(wanted.item)).toArrow().combine_chunks()
     if len(found) == 0:
         raise DataError(f"'{wanted.items.name}' has no rows: there is nothing to pair users with")
     user_rows = _with_seen(user_rows, wanted, found, ds)
@@ -110,15 +116,23 @@ def find_candidates(
     pairs = counted["users"] * len(found) - (counted["seen"] or 0)
     kept_types = T.StructType([types[name] for name in kept])
     source = f"{config.raw.name} x {wanted.items.name}"
-    user_rows = spread(user_rows, F.col(KEYS))
+    user_rows = spread(user_rows, F.struct(*_named(wanted.user)))
     return Candidates(user_rows, found, user_fields, item_fields, kept_types, pairs, source)
 
 
-def _each_once(table: DataFrame, names: list[str], wanted_by: str) -> DataFrame:
-    """One row of each, always the same one: that with the least hash."""
-    columns = [named_column(table, name, wanted_by) for name in names]
-    one = F.min_by(F.struct("*"), F.xxhash64("*")).alias("one")
-    return table.groupBy(*columns).agg(one).select("one.*")
+def _each_once(rows: DataFrame, names: Sequence[str]) -> DataFrame:
+    """One canonical row of each, always the same one: that with the least hash."""
+    fields = [F.col(quoted(name)) for name in rows.columns if name != KEYS]
+    values = [*fields, *_named([field.name for field in kept_columns(rows)])]
+    # A hash passes over null, and takes no map.
+    parts = [part for value in values for part in (value.isNull(), value.cast("string"))]
+    one = F.min_by(F.struct("*"), F.xxhash64(*parts)).alias("one")
+    return rows.groupBy(*_named(names)).agg(one).select("one.*")
+
+
+def _named(names: Sequence[str]) -> list[Column]:
+    """Kept columns of canonical rows."""
+    return [F.col(KEYS)[name] for name in names]
 
 
 def _with_seen(users: DataFrame, wanted: CandidatesConfig, items: pa.Table, ds: str) -> DataFrame:
@@ -170,7 +184,7 @@ class PairEncoder:
     def __call__(self, users: pa.Table) -> Iterator[Block]:
         """Blocks of pairs."""
         (of_users,) = self.user_encoder(users)
-        with pa.memory_map(f"{self.items.path()}/{_ITEMS}") as file:
+        with pa.memory_map(f"{self.items.path()}/{ITEMS}") as file:
             (of_items,) = self.item_encoder(pa.ipc.open_file(file).read_all())
         lists = users[_SEEN].combine_chunks()
         num_items = len(next(iter(of_items.kept.values())))
@@ -188,7 +202,7 @@ class PairEncoder:
 
 def save_items(items: pa.Table, directory: str) -> None:
     """Write the items for ``PairEncoder``."""
-    path = f"{directory}/{_ITEMS}"
+    path = f"{directory}/{ITEMS}"
     with pa.OSFile(path, "wb") as file, pa.ipc.new_file(file, items.schema) as writer:
         writer.write_table(items)
 

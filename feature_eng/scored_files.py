@@ -19,7 +19,7 @@ from conf.manifest import MISSING, PADDING, FieldSpec
 from conf.partition import ScoreFile
 from conf.scoring import EXPLANATION, SCORE
 from feature_eng.raw import KEY_HASH
-from feature_eng.top_rows import best_rows
+from feature_eng.top_rows import DueRows, best_rows
 from feature_eng.workers import Batches
 
 Array = npt.NDArray[Any]
@@ -28,7 +28,7 @@ Array = npt.NDArray[Any]
 Scorer = Callable[[dict[str, Array]], Mapping[str, Any]]
 
 # What a task yields of the file that it wrote.
-WRITTEN = "path string, rows bigint, bytes bigint, found string"
+WRITTEN = "path string, rows bigint, bytes bigint, due bigint, found string"
 MODEL_SCORE = "model_score"
 _ROW_GROUP_ROWS = 1 << 18
 _DICTIONARY_BYTES = 1 << 16  # of a column of a row group; keys of many values are not worth theirs
@@ -183,13 +183,15 @@ class ScoreWriter:
                     found += Found.of(block, self.fields, scores[MODEL_SCORE])
                     yield self._table(block, scores)
 
-        tables = scored()
+        tables, counted = scored(), None
         if self.top_k is not None and self.by is not None:
-            tables = best_rows(tables, self.top_k, self.by)
+            counted = DueRows(self.top_k, self.by)
+            tables = best_rows(counted.of(tables), self.top_k, self.by)
         path = f"{self.prefix}-{uuid.uuid4().hex[:8]}.parquet"
         if file := write_file(tables, self.schema, self.directory, path):
-            values = [[file.path], [file.rows], [file.bytes], [found.to_json()]]
-            yield pa.record_batch(values, ["path", "rows", "bytes", "found"])
+            due = counted.total() if counted else found.rows
+            values = [[file.path], [file.rows], [file.bytes], [due], [found.to_json()]]
+            yield pa.record_batch(values, ["path", "rows", "bytes", "due", "found"])
 
     def _table(self, block: Block, scores: Mapping[str, Any]) -> pa.Table:
         data = {**block.kept, SCORE: pa.array(scores[SCORE])}

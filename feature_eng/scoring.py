@@ -193,16 +193,18 @@ def score_rows(rows: DataFrame, writer: ScoreWriter) -> tuple[list[ScoreFile], F
         The files, at least one, and what the rows were like.
 
     Raises:
-        DataError: Not as many scores came out as rows went in.
+        DataError: Not as many scores came out as rows went in, or as top_k leaves of them.
     """
     if writer.by is not None:
         rows = spread(rows, F.col(KEYS)[writer.by])
     written = rows.mapInArrow(in_worker(writer.write), WRITTEN).collect()
     files = [ScoreFile(path=row.path, rows=row.rows, bytes=row.bytes) for row in written]
     found = sum((Found.from_json(row.found) for row in written), Found.none())
-    scored = sum(file.rows for file in files)
-    if writer.top_k is None and scored != found.rows:
-        raise DataError(f"{scored} scores of {found.rows} rows came out: nothing was published")
+    scored, due = sum(file.rows for file in files), sum(row.due for row in written)
+    if scored != due:
+        raise DataError(
+            f"{scored} scores came out, {due} are due of {found.rows} rows: nothing was published"
+        )
     if not files:
         nothing = iter([writer.schema.append(pa.field(KEY_HASH, pa.int64())).empty_table()])
         empty = write_file(nothing, writer.schema, writer.directory, f"{writer.prefix}-0.parquet")

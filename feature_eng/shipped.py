@@ -1,4 +1,4 @@
-"""Directories that the Python workers of all machines read, one copy on each."""
+"""Directories that the Python workers of all machines read: the driver's own, or copies of it."""
 
 import atexit
 import shutil
@@ -33,7 +33,7 @@ class Shipped:
 
 
 def ship(spark: SparkSession, directory: str) -> Shipped:
-    """Give every machine of a cluster a copy of a local directory; local workers share it.
+    """Give every executor of a cluster a copy of a local directory; a local master's share it.
 
     Executors fetch it when their first task begins, also those that join much later: it has to stay
     as long as this process.

@@ -11,6 +11,40 @@ from conf.scoring import SCORE
 _HELD_ROWS = 1 << 18
 
 
+class DueRows:
+    """Counts the rows that are to come out of ``best_rows``, by those that go in.
+
+    Args:
+        top_k: Rows for each value.
+        by: The column.
+    """
+
+    def __init__(self, top_k: int, by: str) -> None:
+        self._top_k, self._by = top_k, by
+        self._counts: list[pa.Table] = []
+        self._held = 0
+
+    def of(self, tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+        """The tables themselves, counted as they pass."""
+        for table in tables:
+            self._counts.append(pa.table({"by": table[self._by], "rows": pa.repeat(1, len(table))}))
+            self._held += len(table)
+            if self._held >= _HELD_ROWS:
+                self._counts, self._held = [self._added_up()], 0
+            yield table
+
+    def total(self) -> int:
+        """So many are due."""
+        if not self._counts:
+            return 0
+        return int(pc.sum(pc.min_element_wise(self._added_up()["rows"], self._top_k)).as_py())
+
+    def _added_up(self) -> pa.Table:
+        rows = pa.concat_tables(self._counts).group_by("by", use_threads=False)
+        found = rows.aggregate([("rows", "sum")])
+        return pa.table({"by": found["by"], "rows": found["rows_sum"]})
+
+
 def best_rows(tables: Iterator[pa.Table], top_k: int, by: str) -> Iterator[pa.Table]:
     """The rows with the greatest scores for each value of a column; of equal ones the first.
 

@@ -152,16 +152,6 @@ def write_splits(ids: DataFrame, writer: SplitWriter) -> dict[str, WrittenSplit]
     return splits
 
 
-def count_rows(directory: str) -> int:
-    """Rows in the Parquet files of a directory, by their footers."""
-    fs, plain = storage.filesystem(directory)
-    rows = 0
-    for path in fs.glob(f"{plain}/*.parquet"):
-        with fs.open(path, "rb") as file:
-            rows += pq.read_metadata(file).num_rows
-    return rows
-
-
 def _cells(values: Array, field: FieldSpec, known_then: int) -> list[list[int]]:
     """A field's histograms, by the ids known now and then; those of a number are empty."""
     if field.kind == "numeric":

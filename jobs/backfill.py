@@ -3,7 +3,7 @@
 import argparse
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -13,7 +13,7 @@ from conf.schema import Config
 from feature_eng.lake import manifest_of
 from jobs import score
 from jobs.cli import Stage, day, explained, main, parser
-from jobs.session import spark_session
+from jobs.session import STOPPED, spark_session
 from nfm.registry import LATEST, resolve_bundle
 
 EXAMPLES = """\
@@ -31,7 +31,8 @@ class Day:
         ds: The day.
         rows: Rows published; None where none were.
         seconds: Time it took.
-        outcome: ``published``, ``skipped``, or ``failed`` and why.
+        outcome: ``published``, ``skipped``, ``failed`` and why; ``interrupted`` or ``not done``
+            where a signal ended the backfill.
         exit_code: That of jobs.score.
     """
 
@@ -48,7 +49,7 @@ class Day:
 
 
 def run(config: Config, options: argparse.Namespace) -> list[Stage]:
-    """Score the days, and print a table of what was done.
+    """Score the days, and print a table of what was done, also where a signal ends it.
 
     Raises:
         PipelineError: Days failed; with the exit code of all of them, or 4.
@@ -57,10 +58,13 @@ def run(config: Config, options: argparse.Namespace) -> list[Stage]:
     # Also where another bundle is published meanwhile, all days are scored with one.
     options.bundle = resolve_bundle(config.train.path, options.bundle)
     spark_session(config.spark)  # here, as only the main thread may handle signals
-    done = sorted(score_days(config, options, days), key=lambda one: one.ds)
-    print(f"\n{'ds':<12}{'rows':>12}{'seconds':>9}  outcome")
-    print("\n".join(one.line() for one in done))
-    if error := failure(done):
+    done: dict[str, Day] = {}
+    try:
+        score_days(config, options, days, done)
+    finally:
+        print(f"\n{'ds':<12}{'rows':>12}{'seconds':>9}  outcome")
+        print("\n".join(done.get(ds, Day(ds, None, 0.0, "not done")).line() for ds in days))
+    if error := failure(list(done.values())):
         raise error
     return []
 
@@ -77,17 +81,21 @@ def failure(done: Sequence[Day]) -> PipelineError | None:
     )
 
 
-def score_days(config: Config, options: argparse.Namespace, days: Sequence[str]) -> Iterator[Day]:
-    """Score days, some at a time, each in a thread; yields them as they are done."""
-    running: set[Future[Day]] = set()
+def score_days(
+    config: Config, options: argparse.Namespace, days: Sequence[str], done: dict[str, Day]
+) -> None:
+    """Score days, some at a time, each in a thread, and put what became of each into ``done``."""
+
+    def score_one(ds: str) -> None:
+        done[ds] = score_day(config, options, ds)
+
+    running: set[Future[None]] = set()
     with ThreadPoolExecutor(options.parallel) as pool:
         for ds in days:
             if len(running) == options.parallel:
                 # The main thread hands out the days: after a signal none begins any more.
-                finished, running = wait(running, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in finished)
-            running.add(pool.submit(score_day, config, options, ds))
-        yield from (future.result() for future in running)
+                _, running = wait(running, return_when=FIRST_COMPLETED)
+            running.add(pool.submit(score_one, ds))
 
 
 def score_day(config: Config, options: argparse.Namespace, ds: str) -> Day:
@@ -100,6 +108,8 @@ def score_day(config: Config, options: argparse.Namespace, ds: str) -> Day:
             stage = score.run(config, argparse.Namespace(**{**vars(options), "ds": ds}))
             done = Day(ds, stage.rows_out, stage.seconds, "published")
     except Exception as error:
+        if STOPPED.is_set():  # it failed as Spark was gone, whatever it says
+            return Day(ds, None, time.monotonic() - start, "interrupted", RunError.exit_code)
         known = explained(error)
         if known is None or options.verbose:
             logger.exception("%s failed", ds)

@@ -31,7 +31,7 @@ def plan(config: Config, options: argparse.Namespace) -> list[str]:
         *build_features.plan(config, options),
         f"then train with {config.train.num_workers} workers -> {config.train.path}",
         f"evaluate on '{config.evaluate.split}' -> {config.evaluate.path}",
-        f"score {day_to_score} -> {config.score.path}",
+        f"score {day_to_score} -> {score.output(config, options.ds)}",
     ]
 
 

@@ -14,7 +14,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import types as T
 
 from conf.cells import as_pairs
-from conf.errors import DataError
+from conf.errors import ConfigError, DataError
 from conf.loader import dump_config, override_config
 from conf.manifest import CheckResult, FieldSpec, SourceSpec
 from conf.partition import (
@@ -126,8 +126,13 @@ def run(config: Config, options: argparse.Namespace) -> Stage:
         )
         published.commit(manifest)
     facts = {"model": bundle.model_id, "gates": _told(checks)}
-    output = config.score.table or partition_path(config.score.path, options.ds)
-    return Stage("score", found.rows, manifest.rows, found.rows, clock.total(), output, facts)
+    seconds, wrote = clock.total(), output(config, options.ds)
+    return Stage("score", found.rows, manifest.rows, found.rows, seconds, wrote, facts)
+
+
+def output(config: Config, ds: str) -> str:
+    """Where the scores of a day go."""
+    return config.score.table or partition_path(config.score.path, ds)
 
 
 @dataclass(frozen=True)
@@ -156,6 +161,9 @@ def _work(
     keys: Sequence[str],
     options: argparse.Namespace,
 ) -> Work:
+    # Of the bundle, which may have been trained with others than the configuration's.
+    if config.score.by is not None and config.score.by not in keys:
+        raise ConfigError(f"score.by: '{config.score.by}' is none of the keys {', '.join(keys)}")
     raw = rows_of_day(spark, config.score, options.ds)
     if options.candidates == "rows":
         rows = canonical_score_rows(raw, fields, keys, config.score.columns, config.score.optional)
@@ -221,8 +229,7 @@ def plan(config: Config, options: argparse.Namespace) -> list[str]:
     bundle = load_bundle(resolve_bundle(config.train.path, options.bundle))
     check_scorable(bundle, config.score.calibration, config.score.explain)
     told = check_day(config, bundle.manifest.fields, bundle.manifest.keys, options)
-    output = config.score.table or partition_path(config.score.path, options.ds)
-    return [f"score: {told} with {bundle.model_id} -> {output}"]
+    return [f"score: {told} with {bundle.model_id} -> {output(config, options.ds)}"]
 
 
 def check_day(

@@ -13,6 +13,7 @@ from conf.schema import SparkConfig
 
 Properties = dict[str, bool | float | int | str | None]
 
+STOPPED = threading.Event()  # a signal has ended this process's use of Spark
 _STOP_S = 30.0
 
 # What the encoding relies on, whatever the site's defaults.
@@ -28,11 +29,17 @@ _FIXED: Properties = {
     # Else pyspark looks up where each function of a column was called: 30 ms for a field.
     "spark.python.sql.dataFrameDebugging.enabled": "false",
     "spark.sql.execution.arrow.useLargeVarTypes": "false",
+    # A file that cannot be read ends the run: its rows are not left out without a word.
+    "spark.sql.files.ignoreCorruptFiles": "false",
+    "spark.sql.files.ignoreMissingFiles": "false",
 }
 
 
 def spark_session(config: SparkConfig) -> SparkSession:
     """The session of spark-submit with its settings, or one of our own."""
+    if threading.current_thread() is not threading.main_thread():
+        # That of the main thread, which alone may handle signals: none begins anew after one.
+        return SparkSession.active()
     builder = SparkSession.builder.config(map=_FIXED)
     if "PYSPARK_GATEWAY_PORT" not in os.environ:  # set by spark-submit
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # else the first on PATH
@@ -44,8 +51,6 @@ def spark_session(config: SparkConfig) -> SparkSession:
         }
         builder = builder.master(config.master).config(map=own)
     session = builder.getOrCreate()
-    if threading.current_thread() is not threading.main_thread():
-        return session  # only the main thread may handle signals, and has asked for the session
     # pyspark's own handler cancels jobs over a connection that is waiting for an answer, and fails.
     signal.signal(signal.SIGINT, _after_stop(session, signal.default_int_handler))
     if callable(ours := signal.getsignal(signal.SIGTERM)):
@@ -59,6 +64,7 @@ def _after_stop(
     """A signal handler that lets no Spark task write any more before ``handler`` cleans up."""
 
     def stop_then_handle(signum: int, frame: FrameType | None) -> None:
+        STOPPED.set()
         stopper = threading.Thread(target=session.stop)  # a thread has a connection of its own
         stopper.start()
         stopper.join(_STOP_S)

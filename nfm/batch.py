@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from conf.fields import LABEL
 from conf.manifest import PADDING, FieldSpec
 from nfm import kernels
 
@@ -165,8 +164,3 @@ def assemble(columns: Columns, fields: Sequence[FieldSpec]) -> tuple[IntArray, F
             np.add(column, field.offset, out=ids[:, slot])
         slot += field.length
     return ids, x
-
-
-def label_of(columns: Columns) -> FloatArray:
-    """The targets as float32 [n]."""
-    return columns[LABEL].astype(np.float32, copy=False)

@@ -5,6 +5,7 @@ serves, and those that did before. It is replaced atomically, so that a reader f
 new one.
 """
 
+import itertools
 import logging
 from datetime import UTC, datetime
 
@@ -178,9 +179,14 @@ def promote(models: str, alias: str, promotion: Promotion, before: str | None) -
 
 
 def still_there(models: str, alias: Alias | None) -> list[Promotion]:
-    """What an alias could go back to, the newest first: bundles that are gone are passed over."""
-    past = alias.earlier if alias else []
-    return [one for one in past if _is_there(f"{models}/{one.model_id}")]
+    """What an alias could go back to, the newest first: bundles that are gone are passed over.
+
+    Where those between two promotions of a bundle are gone, so is the earlier of them.
+    """
+    if alias is None:
+        return []
+    there = [one for one in alias.earlier if _is_there(f"{models}/{one.model_id}")]
+    return list(itertools.dropwhile(lambda one: one.model_id == alias.model_id, there))
 
 
 def roll_back(models: str, alias: str) -> Alias:

@@ -16,10 +16,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import pendulum
 import yaml
 from airflow.providers.standard.hooks.subprocess import SubprocessHook
-from airflow.providers.standard.operators.latest_only import LatestOnlyOperator
-from airflow.sdk import DAG, BaseOperator, Context, TriggerRule, chain, task
+from airflow.sdk import DAG, BaseOperator, Context, Param, TriggerRule, chain, task
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 from airflow.timetables.interval import CronDataIntervalTimetable
 
@@ -28,6 +28,7 @@ PYTHON = os.environ.get("NFM_PYTHON", f"{HOME}/.venv/bin/python")
 CONFIG = HOME / os.environ["NFM_CONFIG"]
 # Exit codes of our jobs (docs/architecture.md): to try again mends neither of the first two.
 CONFIG_IS_WRONG, DATA_IS_WRONG, NOT_DUE = 2, 3, 99
+TASK_HOURS = 24  # else a task that hangs keeps all later nights from starting, without a word
 
 
 class Job(BaseOperator):
@@ -74,25 +75,45 @@ def days_of_features(days: int | None) -> list[str]:
 
 nightly = yaml.safe_load(CONFIG.read_text())["nightly"]
 base = ["--base", nightly["base"]] if nightly.get("base") else []
+# A run is for the day that its interval begins on, and all its tasks take that day from `ds`.
+schedule = CronDataIntervalTimetable(nightly["schedule"], timezone="UTC")
 
 with DAG(
     "nfm_nightly",
     doc_md=__doc__,
-    # A run is for the day that its interval begins on, and all its tasks take that day from `ds`.
-    schedule=CronDataIntervalTimetable(nightly["schedule"], timezone="UTC"),
+    schedule=schedule,
     start_date=datetime.fromisoformat(str(nightly["start"])).replace(tzinfo=UTC),
     catchup=True,
     max_active_runs=1,
+    params={
+        "build": Param(
+            False,
+            type="boolean",
+            description="Build features, train and promote also if the day is not the newest.",
+        )
+    },
     default_args={
+        "execution_timeout": timedelta(hours=nightly.get("task_hours") or TASK_HOURS),
         "retries": 3,
         "retry_delay": timedelta(minutes=5),
         "retry_exponential_backoff": 2,
         "max_retry_delay": timedelta(hours=1),
     },
 ):
-    # Features and aliases are those of today: a run for an earlier day (caught up, a backfill, a
-    # cleared one) leaves them alone and scores with the model that serves.
-    latest = LatestOnlyOperator(task_id="latest_only")
+    # Not Airflow's LatestOnlyOperator: it takes any run that a person triggers for the latest. Only
+    # what follows at once is skipped, not the scores, which have a trigger rule of their own.
+    @task.short_circuit(ignore_downstream_trigger_rules=False, retries=0)
+    def newest_day(params: dict[str, Any], ds: str | None = None) -> bool:
+        """Whether features and aliases are to change: they are those of the newest whole day.
+
+        A run for another day (caught up, a backfill, a cleared or a triggered one) leaves them
+        alone and scores with the model that serves.
+        """
+        if ds is None:
+            raise AirflowFailException("a run is for a day: trigger it with a logical date")
+        newest = schedule.infer_manual_data_interval(run_after=pendulum.now("UTC")).start
+        return params["build"] or ds == newest.to_date_string()
+
     alone: dict[str, Any] = {"max_active_tis_per_dag": 1}
     build = Job(
         task_id="build_features",
@@ -128,5 +149,5 @@ with DAG(
         """
         raise AirflowFailException("a task before the scores failed; they are the old model's")
 
-    chain(latest, build, due, train, candidate, promote, score, report)
+    chain(newest_day(), build, due, train, candidate, promote, score, report)
     chain([build, due, train, candidate], failed())

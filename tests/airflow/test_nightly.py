@@ -14,14 +14,16 @@ import pyarrow.parquet as pq
 
 from conf import storage
 from conf.loader import dump_config, load_config
+from conf.manifest import read_manifest
 from nfm.registry import Promotion, bundles, promote, read_alias
 
 ROOT = Path(__file__).parents[2]
 HOME = ROOT / "build/airflow"
-MODELS = f"{HOME}/models"
+MODELS, FEATURES = f"{HOME}/models", f"{HOME}/features"
 DAG, DS = "nfm_nightly", "1998-04-23"
 SETTINGS: dict[str, object] = {
-    "features.path": HOME / "features",
+    "raw.ds_column": "timestamp",
+    "features.path": FEATURES,
     "train.path": MODELS,
     "train.work_path": HOME / "work",
     "train.epochs": 2,
@@ -29,7 +31,14 @@ SETTINGS: dict[str, object] = {
     "evaluate.path": HOME / "reports",
     "score.path": HOME / "scores",
     "nightly": json.dumps(
-        {"schedule": "0 3 * * *", "start": "1998-04-01", "train_every_days": 7, "base": "serving"}
+        {
+            "schedule": "0 3 * * *",
+            "start": "1998-04-01",
+            "train_every_days": 7,
+            "days": 300,  # all that there are
+            "base": "serving",
+            "task_hours": 1,
+        }
     ),
 }
 TRAINING = ("train", "candidate", "promote")  # what follows if one is due
@@ -73,12 +82,12 @@ def listed(*arguments: str) -> list[dict[str, str]]:
     return found
 
 
-def night(**overrides: object) -> Night:
-    """Run the DAG for the day, with a configuration of its own."""
+def night(*, build: bool = True, **overrides: object) -> Night:
+    """Run the DAG for the day, which is not the newest, with a configuration of its own."""
     items = [f"{key}={value}" for key, value in (SETTINGS | overrides).items()]
     config = load_config(f"{ROOT}/conf/movielens100k.yaml", items)
     storage.write_text(f"{HOME}/config.yaml", dump_config(config))
-    run = airflow("dags", "test", DAG, DS)
+    run = airflow("dags", "test", DAG, DS, *(("--conf", '{"build": true}') if build else ()))
     newest = max(run["run_id"] for run in listed("dags", "list-runs", DAG))
     tasks = listed("tasks", "states-for-dag-run", DAG, newest)
     states = {task["task_id"]: task["state"] for task in tasks}
@@ -127,6 +136,8 @@ def test_nights() -> None:
     published = scores()
     raw = pq.read_table(f"{ROOT}/build/demo/raw/candidates", filters=[("ds", "=", DS)])
     assert len(published) == raw.num_rows
+    source = read_manifest(FEATURES).source
+    assert (source.ds_from, source.ds_to, source.rows) == ("1997-06-28", DS, 100_000)
 
     # The same day again: no training is due, and the same model gives the same partition.
     again = night()
@@ -134,8 +145,18 @@ def test_nights() -> None:
     assert {again.states[task] for task in ("due", *TRAINING)} == {"skipped"}
     assert scores() == published
 
-    # A candidate that does not reach the bar: its promotion fails, the day is scored without it.
+    # A day that is not the newest, though a training is due: it is scored, all else stays.
     old = let_time_pass()
+    features = Path(FEATURES).stat().st_ino
+    older = night(build=False)
+    assert older.succeeded, older.log
+    for done in ("newest_day", "score", "report"):
+        assert older.states.pop(done) == "success", older.log
+    assert set(older.states.values()) == {"skipped"}
+    assert (Path(FEATURES).stat().st_ino, bundles(MODELS)) == (features, [old])
+    assert scores() == published
+
+    # A candidate that does not reach the bar: its promotion fails, the day is scored without it.
     refused = night(**{"promote.bar": 0.999})
     assert refused.succeeded, refused.log
     assert [refused.states[task] for task in TRAINING] == ["success", "success", "failed"]

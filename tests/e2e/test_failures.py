@@ -3,13 +3,19 @@
 import re
 import shutil
 import signal
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.data import write_config
+import pyarrow as pa
+
+from tests.bundles import bundle_of, write
+from tests.data import DS, write_config, write_raw
 from tests.e2e.conftest import Undisturbed
-from tests.e2e.jobs_under_test import start_job
+from tests.e2e.jobs_under_test import ROOT, start_job
 from tests.e2e.training_under_test import Training, assert_same_weights, wait_until
+from tests.scores import publish
 
 TIMEOUT_S = 60.0
 SIGNALS = {"Ctrl-C": signal.SIGINT, "SIGTERM": signal.SIGTERM}
@@ -63,6 +69,43 @@ def test_builds_that_are_cut_short(root: Path, tmp_path: Path) -> None:
         assert "Traceback" not in output
         assert whole(tmp_path / event) == before
         assert [path.name for path in (tmp_path / event).iterdir()] == ["v1"]
+
+
+# A backfill that is terminated while a day loads a bundle, for longer than it takes Spark to end.
+TERMINATED = """
+import os, signal, time
+from pyspark.sql import SparkSession
+from jobs import backfill, score
+from jobs.cli import main
+
+def slowly(path, load=score.load_bundle):
+    os.kill(os.getpid(), signal.SIGTERM)
+    while SparkSession._instantiatedSession:
+        time.sleep(0.01)
+    return load(path)
+
+score.load_bundle = slowly
+main(backfill.arguments(), backfill.run, backfill.plan)
+"""
+
+
+def test_a_backfill_that_is_stopped_begins_nothing_and_says_what_it_did(tmp_path: Path) -> None:
+    bundle = bundle_of(tmp_path)
+    write(bundle, tmp_path / "models/drawn")
+    write_raw(tmp_path / f"tonight/ds={DS}", pa.table({"k": ["a"], "price": [1.0]}))
+    publish(None, bundle.config.score, "2026-01-01", "run", [(1, 0.5)])
+    days = ("--from", "2026-01-01", "--to", "2026-01-03", "--only-missing")
+    command = [sys.executable, "-c", TERMINATED, "--config", str(tmp_path / "config.yaml"), *days]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert done.returncode == 4, done.stderr
+    table = [line.split(maxsplit=3) for line in done.stdout.splitlines()[-3:]]
+    assert [(row[0], row[3]) for row in table] == [
+        ("2026-01-01", "skipped: has scores"),
+        (DS, "interrupted"),
+        ("2026-01-03", "not done"),
+    ]
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in (tmp_path / "scores").glob("ds=*")] == ["ds=2026-01-01"]
 
 
 def whole(directory: Path) -> dict[str, bytes]:

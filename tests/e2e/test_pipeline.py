@@ -215,7 +215,7 @@ def test_scoring_again_gives_the_same_partition(done: Outcome, job: JobCaller, r
         ("train", ("--num-workers", "3"), "worker 2: 1 files"),
         ("evaluate", ("--set", "evaluate.split=train"), "rows of 'train'"),
         ("score", ("--ds", DS), f"{ROWS:,} rows"),
-        ("pipeline", ("--ds", DS, "--overwrite"), "then train"),
+        ("pipeline", ("--ds", DS, "--overwrite", "--set", "score.table=l.scores"), "-> l.scores"),
     ],
 )
 def test_a_dry_run_prints_the_plan_and_touches_nothing(

@@ -18,6 +18,7 @@ from feature_eng.candidates import PairEncoder, find_candidates, save_items
 from feature_eng.scoring import Encoder, rows_of_day, write_indices
 from feature_eng.shipped import Shipped
 from feature_eng.vocabulary import read_vocabulary
+from jobs.serving import Served
 from tests.data import DS, make_config, raw_table, write_raw
 
 OF_USERS, OF_ITEMS = ["user", "device", "age"], ["item", "price", "tags"]
@@ -92,6 +93,37 @@ def check_sides(encoder: PairEncoder, users: pa.Table, pairs: list[dict[str, Any
         for pair in pairs:
             own = alone[pair[key]]
             assert own == {name: pair[name] for name in own}
+
+
+def test_of_several_rows_always_the_same_one_counts(
+    spark: SparkSession, built: tuple[Config, Manifest]
+) -> None:
+    """Whichever comes first; values that differ in their columns alone, and maps, among them."""
+    config, manifest = built
+    alone = config.score.candidates.model_copy(update={"seen": None})
+    score = config.score.model_copy(update={"columns": ["note"], "candidates": alone})
+    several = [("a", None), (None, "a"), (None, None), ("b", "a"), ("a", "b"), (None, "b")]
+    rows = [
+        {"user": f"u{n}", "device": device, "age": 30, "note": note, "other": [("n", n)]}
+        for n in range(9)
+        for device, note in several
+    ]
+    types = {"device": pa.string(), "age": pa.int32(), "note": pa.string()}
+    schema = pa.schema({"user": pa.string(), **types, "other": pa.map_(pa.string(), pa.int32())})
+    served = Served(Shipped("bundle", shared=True), Shipped("values", shared=True))
+    kept, shipped = [], []
+    for ordered in (rows, rows[::-1]):
+        raw = spark.createDataFrame(pa.Table.from_pylist(ordered, schema)).coalesce(1)
+        found = find_candidates(raw, score, manifest.fields, manifest.keys, DS)
+        kept.append(sorted(map(str, found.users.drop("_seen").collect())))
+        encoder = served.pair_encoder(spark, found.items, found.user_fields, found.item_fields)
+        shipped.append(encoder.items)
+    assert len(kept[0]) == 9
+    assert kept[0] == kept[1]
+    assert len({row.partition("note=")[2] for row in kept[0]}) > 1, "of all kinds"
+    assert shipped[0] == shipped[1], "the same items are shipped once"
+    fewer = served.pair_encoder(spark, found.items.slice(1), found.user_fields, found.item_fields)
+    assert fewer.items != shipped[0]
 
 
 def test_what_is_no_candidate(spark: SparkSession, built: tuple[Config, Manifest]) -> None:

@@ -4,17 +4,19 @@ from functools import reduce
 from pathlib import Path
 
 import pytest
+from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from conf.errors import ConfigError, DataError
 from conf.raw import RawConfig
-from conf.schema import Config
+from conf.schema import Config, SparkConfig
 from feature_eng import spark_errors
 from feature_eng.build import build_features
 from feature_eng.canonical import canonical_rows
 from feature_eng.raw import KEYS, read_raw, rows_of_days
+from jobs.session import spark_session
 from tests.data import settings
 
 
@@ -158,6 +160,12 @@ def test_only_the_files_of_the_days_asked_for_are_read(
         damaged.write_bytes(b"not parquet")
     raw = RawConfig(path=f"{tmp_path}/parts")
     assert rows_of_days(read_raw(spark, raw), raw, None, "2026-01-02").count() == 200
+    # Those that are asked for end the run, also where the site leaves out what cannot be read.
+    spark.conf.set("spark.sql.files.ignoreCorruptFiles", "true")
+    session = spark_session(SparkConfig())
+    with pytest.raises((PySparkException, Py4JError)) as failed:
+        rows_of_days(read_raw(session, raw), raw, None, None).select("id").collect()
+    assert isinstance(spark_errors.explained(failed.value), DataError)
 
 
 def test_a_build_of_some_days_says_so(spark: SparkSession, rows: DataFrame, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from feature_eng.scoring import (
     score_rows,
     write_indices,
 )
-from feature_eng.top_rows import best_rows
+from feature_eng.top_rows import DueRows, best_rows
 from feature_eng.vocabulary import read_vocabulary
 from tests.data import DS, make_config, raw_table, write_raw
 from tests.encoding import score_writer
@@ -156,11 +156,13 @@ def test_the_best_rows_do_not_depend_on_how_many_are_held(monkeypatch: pytest.Mo
     parts = [table.slice(start, 50) for start in range(0, 500, 50)]
     (at_once,) = best_rows(iter(parts), 4, "item")
     monkeypatch.setattr("feature_eng.top_rows._HELD_ROWS", 60)
-    (in_parts,) = best_rows(iter(parts), 4, "item")
+    due = DueRows(4, "item")
+    (in_parts,) = best_rows(due.of(iter(parts)), 4, "item")
     assert at_once.equals(in_parts)
     frame = table.to_pandas().sort_values(["item", "score", "user"], ascending=[True, False, True])
     expected = frame.groupby("item").head(4).reset_index(drop=True).drop(columns="tags")
     assert at_once.drop_columns("tags").to_pandas().equals(expected)
+    assert due.total() == len(expected)
 
 
 def test_scoring_encodes_as_the_build_did(

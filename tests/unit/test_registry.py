@@ -1,6 +1,7 @@
 """Aliases of bundles, and when another one is due."""
 
 import json
+import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -11,7 +12,14 @@ import pytest
 from conf import storage
 from conf.errors import ConfigError, DataError, RunError
 from jobs import models as job_models
-from nfm.registry import Promotion, promote, read_alias, resolve_bundle, resolve_start
+from nfm.registry import (
+    Promotion,
+    promote,
+    read_alias,
+    resolve_bundle,
+    resolve_start,
+    roll_back,
+)
 from tests.data import write_config
 from tests.e2e.jobs_under_test import JobCaller
 
@@ -40,6 +48,20 @@ def test_of_two_promotions_at_once_one_wins(tmp_path: Path) -> None:
     found = read_alias(models, "serving")
     assert found is not None
     assert (found.model_id, found.earlier) == ("a", [])
+
+
+def test_a_rollback_never_leads_to_the_bundle_that_serves(tmp_path: Path) -> None:
+    models, before = str(tmp_path), None
+    for model_id in "cabad":
+        (tmp_path / model_id).mkdir(exist_ok=True)
+        (tmp_path / model_id / "bundle.json").write_text("{}")
+        promote(models, "serving", named(model_id), before)
+        before = model_id
+    assert roll_back(models, "serving").model_id == "a"
+    shutil.rmtree(tmp_path / "b")
+    assert roll_back(models, "serving").model_id == "c"
+    with pytest.raises(ConfigError, match="there is nothing to go back to"):
+        roll_back(models, "serving")
 
 
 # Kills a process that promotes 0, 1, 2, ... at moments of its own, and prints what is left.
