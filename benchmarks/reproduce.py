@@ -16,8 +16,8 @@ from benchmarks.report import write_docs
 from conf.evaluation import HIGHER_IS_BETTER
 from conf.loader import load_config
 from conf.schema import Config
-from jobs.compare import compare
-from jobs.comparison import Summary, Trained, best_nfm, by_table, markdown, spread, tables
+from jobs.comparison import compare
+from jobs.results import Summary, Trained, best_nfm, by_table, markdown, spread, tables
 
 COMMAND = "make reproduce"
 CONFIGS = [f"conf/reproduce/{name}.yaml" for name in ("ratings", "implicit")]

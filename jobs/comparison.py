@@ -1,185 +1,281 @@
-"""What a comparison of models found: trainings, summed up over seeds, and the tables of a page."""
+"""The models of a table, each tuned and trained with three seeds, beside each other.
 
+A study per model, and the trainings with its best config, in processes that have a core each. What
+was trained is found again by its config, so it goes on after any end.
+"""
+
+import argparse
+import contextlib
 import json
 import math
+import multiprocessing
+import os
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from importlib.resources import files
+from multiprocessing.queues import Queue
+from pathlib import Path
 from typing import Any
 
-from conf.evaluation import HIGHER_IS_BETTER, Metric
+import yaml
 
-# Those that NFM does better than, by He & Chua (2017).
-RIVALS = ("fm", "fnn", "wide_deep", "deep_cross")
-# Least difference of means that counts, as a share of theirs. Three seeds may lie close together by
-# chance; and some 10,000 test rows make an AUC of 0.8 uncertain by twice as much.
-_LEAST_NOISE = 0.0025
+from conf import storage
+from conf.errors import ConfigError, RunError
+from conf.loader import load_config, override_config, value_of
+from conf.manifest import FILE_NAME
+from conf.schema import Config
+from jobs import build_features, evaluate, train, tune
+from jobs.cli import explained
+from jobs.results import Summary, Trained, line
+from jobs.session import spark_session
+from nfm.bundle import Bundle, load_bundle
+from nfm.launch.study import BEST, check_study
+from nfm.lifeline import end_with_parent
+from nfm.registry import LATEST, resolve_bundle
+from nfm.run_log import METRICS
+
+MODELS: dict[str, dict[str, Any]] = yaml.safe_load(
+    files("jobs").joinpath("comparison.yaml").read_text()
+)
+SEEDS = (1, 2, 3)
+# Of the jobs that are called here.
+OPTIONS = argparse.Namespace(
+    **{"resume": None, "overwrite": True, "bundle": LATEST},
+    **{"ds_from": None, "ds_to": None, "base": None},
+)
+# One training to a core, from nothing, judged on the test rows; what a comparison has no use for.
+_ALIKE = {
+    "train.launcher": "local",
+    "train.hosts": None,
+    "train.num_workers": 1,
+    "train.threads_per_worker": 1,
+    "train.init_from": None,
+    "evaluate.split": "test",
+    "score.explain": 0,
+}
+# Theirs alone: not for the space.
+_OURS = {"model.name", "train.seed", *_ALIKE}
+
+# Trains a peer's model of a config in a directory, from the one that pre-trained it; its metric.
+Peer = Callable[[str, Config, Path, Path | None], float | None]
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A training with a model's best hyperparameters, judged on the test rows.
+def compare(configs: Sequence[Config], peer: Peer | None = None) -> list[Trained]:
+    """What comes out for every config and model, in their order.
 
-    Attributes:
-        table: The config's name.
-        model: As jobs/comparison.yaml calls it.
-        seed: Of the training.
-        metric: The one that judges: it stopped the training, and chose the hyperparameters.
-        test: Metrics on the test rows.
-        valid: ``metric`` on the validation rows.
-        parameters: Numbers in the model, the embedding table's among them.
-        epoch_s: Seconds of an epoch's steps, median.
-        chosen: The hyperparameters, by dotted key.
-        trials: Of the search for them.
-        config: File that holds them.
-        peer: ``metric`` on the test rows, of a peer's model with these hyperparameters and this
-            seed; None if it did not train, or was not to.
+    Args:
+        configs: Tables with their tune sections; of different names.
+        peer: Trains a peer's model of the same config; a function of a module, which other
+            processes can import.
+
+    Raises:
+        ConfigError: A config has no tune section, or a space that some model cannot have; or the
+            directory has the comparison of another config.
+        PipelineError: A training failed; names the model.
     """
-
-    table: str
-    model: str
-    seed: int
-    metric: Metric
-    test: dict[str, float]
-    valid: float
-    parameters: int
-    epoch_s: float
-    chosen: dict[str, Any]
-    trials: int
-    config: str
-    peer: float | None
-
-
-@dataclass(frozen=True)
-class Summary:
-    """All seeds of a model on a table."""
-
-    runs: Sequence[Trained]
-
-    @property
-    def first(self) -> Trained:
-        """One for all, in what does not depend on the seed."""
-        return self.runs[0]
-
-    @property
-    def figures(self) -> list[float]:
-        """The metric that judges, on the test rows, by seed."""
-        return self.of(self.first.metric)
-
-    @property
-    def mean(self) -> float:
-        """Of ``figures``."""
-        return statistics.fmean(self.figures)
-
-    @property
-    def valid(self) -> float:
-        """The metric that judges, on the validation rows, the mean over the seeds."""
-        return statistics.fmean(run.valid for run in self.runs)
-
-    def of(self, metric: str) -> list[float]:
-        """A test metric, by seed."""
-        return [run.test[metric] for run in self.runs]
-
-    def beside(self, theirs: Sequence[float]) -> list[str]:
-        """Ours, theirs, the difference, what of it is noise, and what follows.
-
-        Noise is two standard errors of the difference of both means, and ``_LEAST_NOISE`` of theirs
-        at least.
-        """
-        ours, mean = self.figures, statistics.fmean(theirs)
-        variance = (statistics.variance(ours) + statistics.variance(theirs)) / len(ours)
-        noise = max(2 * math.sqrt(variance), _LEAST_NOISE * abs(mean))
-        difference = statistics.fmean(ours) - mean
-        gain = difference if HIGHER_IS_BETTER[self.first.metric] else -difference
-        verdict = "better" if gain > noise else "within noise" if gain >= -noise else "**worse**"
-        return [spread(ours), spread(theirs), f"{difference:+.4f}", f"{noise:.4f}", verdict]
+    studies = [study_config(config, name) for config in configs for name in MODELS]
+    for config in configs:
+        if not storage.exists(f"{config.features.path}/{FILE_NAME}"):
+            build_features.run(config, OPTIONS)
+            spark_session(config.spark).stop()
+    check_studies(studies)
+    context = multiprocessing.get_context("spawn")
+    cores = os.sched_getaffinity(0)
+    free: Queue[int] = context.Queue()
+    for core in cores:
+        free.put(core)
+    pool = ProcessPoolExecutor(len(cores), context, _begin, (free,))
+    try:
+        # The longest ones first: a model after the one that it begins from.
+        units = [
+            pool.submit(_tune_and_train, config, names, peer)
+            for names in sorted(_chains(), key=len, reverse=True)
+            for config in configs
+        ]
+        found = dict[tuple[str, str], list[Trained]]()
+        for unit in as_completed(units):
+            for summary in map(Summary, unit.result()):
+                found[summary.first.table, summary.first.model] = list(summary.runs)
+                print(line(summary), flush=True)
+        return [run for config in configs for name in MODELS for run in found[config.name, name]]
+    except BaseException as error:
+        for process in multiprocessing.active_children():
+            process.kill()
+        if isinstance(error, BrokenProcessPool):
+            raise RunError(
+                "a process that trained was killed from outside, as for want of memory; the same "
+                "command goes on"
+            ) from None
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def by_table(found: Iterable[Trained]) -> dict[str, dict[str, Summary]]:
-    """The summaries of all models, by table."""
+def root_of(config: Config) -> Path:
+    """The directory that everything goes to."""
+    if config.tune is None:
+        raise ConfigError(
+            "the config has no tune section: give its path, its trials and the space of all "
+            "models (docs/tuning.md has one)"
+        )
+    return Path(config.tune.path)
+
+
+def check_studies(studies: Iterable[Config]) -> None:
+    """Refuse features or spaces that do not fit, before anything is trained."""
+    for study in studies:
+        check_study(study, train.manifest_of(study))
+
+
+def _chains() -> list[list[str]]:
+    """The models, each followed by those that begin from it."""
+    return [
+        [first, *(name for name in MODELS if MODELS[name].get("begins_from") == first)]
+        for first in MODELS
+        if "begins_from" not in MODELS[first]
+    ]
+
+
+def tried_of(study: Config, name: str) -> list[str]:
+    """The keys of a study's space that mean something to the model."""
+    assert study.tune
+    return [key for key in study.tune.space if key not in MODELS[name].get("ignores", ())]
+
+
+def _begin(free: "Queue[int]") -> None:
+    """Give a process of the pool a core of its own."""
+    end_with_parent()
+    os.sched_setaffinity(0, {free.get()})
+
+
+def _tune_and_train(config: Config, names: Sequence[str], peer: Peer | None) -> list[list[Trained]]:
+    """Find each model's hyperparameters, train it with the best for each seed, and so a peer."""
+    found = []
+    for name in names:
+        place = root_of(config) / name
+        place.mkdir(parents=True, exist_ok=True)
+        with (
+            (place / "log").open("a", buffering=1) as log,
+            contextlib.redirect_stdout(log),
+            contextlib.redirect_stderr(log),
+        ):
+            try:
+                found.append(_of_model(config, name, place, peer))
+            except Exception as error:
+                if known := explained(error):
+                    raise type(known)(f"{name}: {known}; its log is {place}/log") from error
+                raise
+    return found
+
+
+def _of_model(config: Config, name: str, place: Path, peer: Peer | None) -> list[Trained]:
+    root, before = root_of(config), MODELS[name].get("begins_from")
+    study = study_config(config, name)
+    if before:
+        # Another bundle to begin from is another study.
+        start = _start(root, before, SEEDS[0])
+        of_bundle = f"{place}/study-{Path(start['train.init_from']).name}"
+        study = override_config(study, {**start, "tune.path": of_bundle}, name)
+    assert study.tune
+    tune.run(study, OPTIONS)
+    best = f"{study.tune.path}/{BEST}"
+    found = load_config(best)
+    configs = {
+        seed: override_config(
+            found,
+            {**_of_seed(place, seed), **(_start(root, before, seed) if before else {})},
+            best,
+        )
+        for seed in SEEDS
+    }
+    ours = {seed: _train(of_seed) for seed, of_seed in configs.items()}
+    theirs = {
+        seed: peer(
+            name, of_seed, _peer(place, seed), _peer(root / before, seed) if before else None
+        )
+        for seed, of_seed in configs.items()
+        if peer
+    }
+    chosen = {key: value_of(found, key) for key in tried_of(study, name)}
+    metric = config.train.early_stopping.metric
+    about = partial(Trained, chosen=chosen, trials=study.tune.trials, config=best)
+    return [
+        about(config.name, name, seed, metric, *ours[seed], peer=theirs.get(seed)) for seed in SEEDS
+    ]
+
+
+def study_config(config: Config, name: str) -> Config:
+    """A model's study: the table's config, with what tells it from those of the others.
+
+    Raises:
+        ConfigError: There is no tune section, its space has what a comparison sets itself, or the
+            model cannot have the config.
+    """
+    root, own = root_of(config), MODELS[name]
+    assert config.tune
+    if ours := sorted(_OURS & config.tune.space.keys()):
+        raise ConfigError(
+            f"tune.space: {', '.join(ours)} is not for the trials of a comparison: leave it out"
+        )
+    space = config.tune.model_dump(mode="json")["space"] | own.get("space", {})
+    settled = {*own["set"], *(["model.embedding_dim"] if "begins_from" in own else [])}
+    space = {key: tried for key, tried in space.items() if key not in settled}
+    place = root / name
+    paths = {"train.path": place, "train.work_path": place / "work", "tune.path": place / "study"}
+    values = {key: str(path) for key, path in paths.items()} | {"tune.space": space}
+    return override_config(config, {**_ALIKE, **own["set"], **values}, name)
+
+
+def _of_seed(place: Path, seed: int) -> dict[str, Any]:
     return {
-        table: {
-            model: Summary(list(of_model))
-            for model, of_model in groupby(of_table, key=lambda run: run.model)
-        }
-        for table, of_table in groupby(found, key=lambda run: run.table)
+        "train.seed": seed,
+        "train.path": f"{place}/seed-{seed}/models",
+        "evaluate.path": f"{place}/seed-{seed}/reports",
     }
 
 
-def best_nfm(summaries: Mapping[str, Summary]) -> Summary:
-    """NFM at the one of its depths that is best on the validation rows."""
-    depths = [summary for model, summary in summaries.items() if model.startswith("nfm-")]
-    more = HIGHER_IS_BETTER[depths[0].first.metric]
-    return max(depths, key=lambda summary: summary.valid if more else -summary.valid)
+def _start(root: Path, before: str, seed: int) -> dict[str, Any]:
+    """Where a model begins that another one pre-trains."""
+    bundle = resolve_bundle(f"{root}/{before}/seed-{seed}/models", LATEST)
+    dim = load_bundle(bundle).config.model.embedding_dim
+    return {"train.init_from": bundle, "model.embedding_dim": dim}
 
 
-def line(summary: Summary) -> str:
-    """A model as a line of a terminal."""
-    first = summary.first
-    return f"{first.table} {first.model}: test {first.metric} {spread(summary.figures)}"
+def _peer(place: Path, seed: int) -> Path:
+    """Directory of what a peer trains."""
+    return place / f"seed-{seed}" / "peer"
 
 
-def tables(summaries: Mapping[str, Summary]) -> list[str]:
-    """What the models came to, their hyperparameters, and NFM beside those it should beat."""
-    return [_metrics(summaries), _chosen(summaries), _claim(summaries)]
-
-
-def _metrics(summaries: Mapping[str, Summary]) -> str:
-    shared = [
-        metric
-        for metric in HIGHER_IS_BETTER
-        if all(metric in run.test for summary in summaries.values() for run in summary.runs)
-    ]
-    rows = [
-        [
-            model,
-            *(spread(summary.of(metric)) for metric in shared),
-            f"{summary.first.parameters:,}",
-            f"{statistics.median(run.epoch_s for run in summary.runs):.2f}",
-        ]
-        for model, summary in summaries.items()
-    ]
-    head = ["model", *(f"test {metric}" for metric in shared), "parameters", "s per epoch"]
-    return markdown(head, rows)
-
-
-def _chosen(summaries: Mapping[str, Summary]) -> str:
-    keys = list(dict.fromkeys(key for s in summaries.values() for key in s.first.chosen))
-    rows = [
-        [model, *(_value(summary.first.chosen.get(key)) for key in keys)]
-        for model, summary in summaries.items()
-    ]
-    head = ["best of", *(key.removeprefix("train.").removeprefix("model.") for key in keys)]
-    of = next(iter(summaries.values())).first
+def _train(config: Config) -> tuple[dict[str, float], float, int, float]:
+    """Test metrics, validation metric, parameters and seconds per epoch of a training."""
+    bundle = _bundle_of(config)
+    if bundle is None:
+        train.run(config, OPTIONS)
+        bundle = _bundle_of(config)
+    assert bundle
+    evaluate.run(config, OPTIONS)
+    report = Path(config.evaluate.path) / f"{bundle.model_id}-test" / evaluate.REPORT
+    metrics = json.loads(report.read_text())
+    valid = json.loads((Path(config.train.path) / bundle.model_id / "metrics.json").read_text())
+    weights = [bundle.table_VD, *bundle.model.parameters()]
+    log = Path(config.train.work_path) / bundle.model_id / METRICS
+    epochs = [json.loads(line) for line in log.read_text().splitlines()]
+    rates = [epoch["rows_per_s"] for epoch in epochs if "rows_per_s" in epoch]
     return (
-        f"Of {of.trials} trials each; a model's whole config is the best.yaml of its study, as "
-        f"`{of.config}`.\n\n"
-        f"{markdown(head, rows)}"
+        {key: value for key, value in metrics.items() if isinstance(value, float)},
+        valid[config.train.early_stopping.metric],
+        sum(tensor.numel() for tensor in weights),
+        bundle.manifest.splits["train"].rows / statistics.median(rates or [math.nan]),
     )
 
 
-def _claim(summaries: Mapping[str, Summary]) -> str:
-    nfm = best_nfm(summaries)
-    name = nfm.first.model
-    head = [f"test {nfm.first.metric} beside", name, "its", "difference", "noise", f"{name} is"]
-    return markdown(head, [[rival, *nfm.beside(summaries[rival].figures)] for rival in RIVALS])
-
-
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table whose first column is text."""
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def spread(values: Sequence[float]) -> str:
-    """Mean, and the standard deviation over the seeds."""
-    return f"{statistics.fmean(values):.4f} ± {statistics.stdev(values):.4f}"
-
-
-def _value(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, dict) and {"name", "learning_rate"} <= value.keys():
-        return f"{value['name']} {value['learning_rate']:g}"
-    return f"{value:.2g}" if isinstance(value, float) else json.dumps(value)
+def _bundle_of(config: Config) -> Bundle | None:
+    """The bundle that was trained with this config, if it is there."""
+    with contextlib.suppress(ConfigError):
+        bundle = load_bundle(resolve_bundle(config.train.path, LATEST))
+        if bundle.config == train.with_bundle(config):
+            return bundle
+    return None

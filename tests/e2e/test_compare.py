@@ -10,7 +10,8 @@ import pytest
 from pyspark.sql import SparkSession
 
 from jobs import build_features, compare, evaluate, train
-from jobs.comparison import RIVALS
+from jobs.comparison import MODELS, SEEDS
+from jobs.results import RIVALS
 from tests.data import make_config, raw_table, write_raw
 from tests.distributed.features import write_features
 from tests.e2e.jobs_under_test import JobCaller
@@ -49,10 +50,10 @@ def test_one_command_compares_all_models_on_a_table(
     assert done.code == 0, done.err
     page = (root / "comparison.md").read_text()
     shown = dict(re.findall(r"^  (\S+) test auc +(\S+) ± \S+$", done.out, re.MULTILINE))
-    assert list(shown) == list(compare.MODELS)
+    assert list(shown) == list(MODELS)
     for name, auc in shown.items():
         reports = [json.loads(p.read_text()) for p in root.glob(f"{name}/*/reports/*/report.json")]
-        assert len(reports) == len(compare.SEEDS)
+        assert len(reports) == len(SEEDS)
         assert auc == f"{sum(report['auc'] for report in reports) / 3:.4f}"
         assert f"| {name} | {auc} ± " in page
     for rival in RIVALS:
@@ -64,7 +65,7 @@ def test_one_command_compares_all_models_on_a_table(
     shutil.rmtree(root / "nfm-1/seed-2")
     (root / "nfm-1/study/best.yaml").unlink()
     bundles = {path: path.stat().st_mtime_ns for path in root.glob("*/seed-*/models/*/config.yaml")}
-    assert len(bundles) == len(compare.MODELS) * len(compare.SEEDS) - 1
+    assert len(bundles) == len(MODELS) * len(SEEDS) - 1
     again = job(compare, *options)
     assert again.code == 0, again.err
     assert {path: path.stat().st_mtime_ns for path in bundles} == bundles

@@ -10,8 +10,8 @@ from conf.errors import ConfigError
 from conf.evaluation import Metric
 from conf.loader import load_config, override_config
 from conf.schema import Config
-from jobs.compare import MODELS, study_config
-from jobs.comparison import Summary, Trained, by_table, tables
+from jobs.comparison import MODELS, study_config
+from jobs.results import Summary, Trained, by_table, tables
 from tests.data import make_config
 
 RATE = "train.optimizer.learning_rate"
