@@ -37,6 +37,12 @@ def page_of(root: Path) -> str:
     return re.sub(r" \| [\d.]+ \|$", "", page, flags=re.MULTILINE)
 
 
+def bundles_of(root: Path) -> dict[str, int]:
+    """The bundles that are there, and when each was written."""
+    found = root.glob("*/seed-*/models/*/manifest.json")
+    return {str(path): path.stat().st_mtime_ns for path in found}
+
+
 def test_kills_of_a_comparison(tmp_path: Path, chance: random.Random) -> None:
     write_raw(tmp_path / "raw", raw_table(1000))
     write_config(tmp_path)
@@ -48,11 +54,13 @@ def test_kills_of_a_comparison(tmp_path: Path, chance: random.Random) -> None:
 
     root = tmp_path / "killed"
     for _ in range(KILLS):
+        trained = bundles_of(root)
         comparison = start(tmp_path, root)
         time.sleep(chance.uniform(0.2, 0.6) * seconds)
         comparison.send_signal(signal.SIGKILL)
         comparison.wait()
         wait_until(lambda: not processes_of(root), "all processes to end")
+        assert trained.items() <= bundles_of(root).items()  # nothing is trained again
     comparison = start(tmp_path, root)
     output, _ = comparison.communicate()
     assert comparison.returncode == 0, output
