@@ -14,6 +14,8 @@ from conf.schema import SPLITS, Config
 from feature_eng.raw import SPLIT
 
 _QUANTILE_ACCURACY = 10_000
+# Partial sums that are merged leave so much of the values themselves where nothing varies.
+_LAST_BITS = 1e-12
 _STATISTICS = {"mean": F.mean, "deviation": F.stddev_pop, "least": F.min, "greatest": F.max}
 
 
@@ -167,14 +169,16 @@ def _scale(
     least: float | None,
     greatest: float | None,
 ) -> tuple[float, float]:
-    """A field that never varies in training, or is null in all rows, divides by 1."""
+    """A field that varies in its last bits at most, or is null in all training rows, divides by 1."""
     if mean is None or deviation is None or least is None or greatest is None:
         return 0.0, 1.0
     if field.scale == "none":
         return 0.0, 1.0
-    if field.scale == "standard":
-        return mean, deviation or 1.0
-    return least, (greatest - least) or 1.0
+    standard = field.scale == "standard"
+    shift, spread = (mean, deviation) if standard else (least, greatest - least)
+    if spread <= _LAST_BITS * max(abs(least), abs(greatest)):
+        return least, 1.0
+    return shift, spread
 
 
 def _check(result: dict[str, Any], config: Config) -> None:
