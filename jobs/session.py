@@ -23,7 +23,7 @@ _FIXED: Properties = {
     # mapInArrow: rows per Arrow batch; larger ones spill out of the cache.
     "spark.sql.execution.arrow.maxRecordsPerBatch": "16384",
     # No limit in bytes as well: Spark would add up a batch's size anew for each of its rows, which
-    # took half of the time of handing rows over.
+    # took half of the time of handing rows over. Texts of fields are short (feature_eng.raw).
     "spark.sql.execution.arrow.maxBytesPerBatch": str(2**31 - 1),
     # Else pyspark looks up where each function of a column was called: 30 ms for a field.
     "spark.python.sql.dataFrameDebugging.enabled": "false",
