@@ -21,7 +21,7 @@ from conf.fields import LABEL, WEIGHT
 from conf.manifest import MISSING, UNKNOWN, FieldSpec
 from conf.raw import RawConfig
 from conf.schema import LabelConfig
-from feature_eng.days import is_in_days, refuse_empty_files
+from feature_eng.days import is_in_days, is_pattern, refuse_empty_files
 from feature_eng.spark_errors import first_line
 
 KEYS, KEY_HASH, SPLIT, DAY, ORDER = "_keys", "_key_hash", "_split", "_day", "_order"
@@ -46,13 +46,19 @@ def read_raw(spark: SparkSession, raw: RawConfig) -> DataFrame:
         ConfigError: It is not there.
         DataError: What is there cannot be read as it should.
     """
-    there = storage.exists(raw.path) if raw.path else spark.catalog.tableExists(raw.table or "")
+    if raw.path is None:
+        there = spark.catalog.tableExists(raw.table or "")
+    else:  # what a pattern finds is for Spark to say
+        there = is_pattern(raw.path) or storage.exists(raw.path)
     if not there:
         raise ConfigError(f"raw table '{raw.name}' does not exist; check its name in the config")
     try:
         if raw.path is None:
             return spark.read.table(raw.table or "")
-        return spark.read.format(raw.format).options(**raw.options).load(raw.path)
+        reader = spark.read.format(raw.format)
+        if raw.format in ("csv", "json"):  # else what does not parse is null
+            reader = reader.option("mode", "FAILFAST")
+        return reader.options(**raw.options).load(raw.path)
     except (PySparkException, Py4JJavaError) as error:
         raise DataError(f"raw table '{raw.name}' cannot be read: {first_line(error)}") from None
 

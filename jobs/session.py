@@ -28,6 +28,8 @@ _FIXED: Properties = {
     # Else pyspark looks up where each function of a column was called: 30 ms for a field.
     "spark.python.sql.dataFrameDebugging.enabled": "false",
     "spark.sql.execution.arrow.useLargeVarTypes": "false",
+    # Else the backslashes of a delimiter's pattern mean others (feature_eng.fields).
+    "spark.sql.parser.escapedStringLiterals": "false",
 }
 
 

@@ -239,6 +239,9 @@ def test_a_time_split_cuts_at_the_given_values(spark: SparkSession) -> None:
     number = TimeSplit(kind="time", column="day", valid_from=3, test_from=4)
     with pytest.raises(DataError, match="3 cannot be read as date"):
         split_column(raw.selectExpr("date(at) as day"), F.struct("day"), number)
+    half = TimeSplit(kind="time", column="day", valid_from=2.5, test_from=4)
+    with pytest.raises(DataError, match="2.5 cannot be read as int"):
+        split_column(raw.selectExpr("day(at) as day"), F.struct("day"), half)
     floats = spark.sql(
         "select double(t) as at from "
         "values ('-Infinity'), ('1.5'), ('3'), ('Infinity'), ('NaN') as v(t)"

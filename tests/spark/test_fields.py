@@ -234,6 +234,24 @@ def test_a_number_that_never_varies_is_shifted_alone(spark: SparkSession, tmp_pa
     }
 
 
+def test_rows_that_differ_have_another_order(spark: SparkSession, tmp_path: Path) -> None:
+    """Also where they hold the same values, in other columns or lists."""
+    cases = [
+        "null, 'x', array('a'), array('b')",
+        "'x', null, array('a'), array('b')",
+        "'x', null, array('a', 'b'), array()",
+        "'x', null, array(), array('a', 'b')",
+        "'x', null, null, array('a', 'b')",
+    ]
+    rows = [f"({key}, 1.0, {case})" for case in cases for key in ("1, null", "null, 1", "1, 1")]
+    raw = spark.sql(f"select * from values {', '.join(rows)} as t(row, key, y, a, b, v, w)")
+    fields = [{"name": name, "kind": "categorical"} for name in "ab"]
+    fields += [{"name": name, "kind": "multi_valued", "max_length": 9} for name in "vw"]
+    config = configured(tmp_path, *fields).model_copy(update={"keys": ["row", "key"]})
+    orders = [row["_order"] for row in canonical_rows(raw, config).collect()]
+    assert len(set(orders)) == len(orders) == 15
+
+
 def test_edges_are_given_or_powers_of_two(spark: SparkSession, tmp_path: Path) -> None:
     values = [-3.0, 0.0, 0.99, 1.0, 1.5, 2.0, 7.9, 8.0, None, 9.0]
     by = {"column": "n", "kind": "bucketised"}
