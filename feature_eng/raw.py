@@ -26,7 +26,7 @@ from feature_eng.spark_errors import first_line
 
 KEYS, KEY_HASH, SPLIT, DAY, ORDER = "_keys", "_key_hash", "_split", "_day", "_order"
 
-# Of a text: rows travel in batches of so many, whose texts have to fit into memory.
+# Of a text, so that thousands of rows fit into a batch.
 _LONGEST_BYTES, _BEGINNING_CHARACTERS = 512, 100
 _GREATEST_FLOAT32 = (2.0 - 2.0**-23) * 2.0**127
 _DISCRETE = (T.StringType, T.IntegralType, T.BooleanType, T.DateType)
@@ -46,11 +46,8 @@ def read_raw(spark: SparkSession, raw: RawConfig) -> DataFrame:
         ConfigError: It is not there.
         DataError: What is there cannot be read as it should.
     """
-    if raw.path is None:
-        there = spark.catalog.tableExists(raw.table or "")
-    else:  # what a pattern finds is for Spark to say
-        there = is_pattern(raw.path) or storage.exists(raw.path)
-    if not there:
+    there = storage.exists(raw.path) if raw.path else spark.catalog.tableExists(raw.table or "")
+    if not there and not is_pattern(raw.name):  # what that finds is for Spark to say
         raise ConfigError(f"raw table '{raw.name}' does not exist; check its name in the config")
     try:
         if raw.path is None:

@@ -250,6 +250,9 @@ def test_rows_that_differ_have_another_order(spark: SparkSession, tmp_path: Path
     config = configured(tmp_path, *fields).model_copy(update={"keys": ["row", "key"]})
     orders = [row["_order"] for row in canonical_rows(raw, config).collect()]
     assert len(set(orders)) == len(orders) == 15
+    seeded = config.features.model_copy(update={"seed": config.features.seed + 1})
+    others = canonical_rows(raw, config.model_copy(update={"features": seeded})).collect()
+    assert not set(orders) & {row["_order"] for row in others}
 
 
 def test_edges_are_given_or_powers_of_two(spark: SparkSession, tmp_path: Path) -> None:

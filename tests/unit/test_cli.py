@@ -29,7 +29,8 @@ def test_a_jvm_that_died_is_named(python: type) -> None:
 
 
 def test_a_store_that_does_not_answer_is_no_jvm() -> None:
-    with pytest.raises(ConnectionError) as failed, socket.socket() as free:
+    with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        socket.create_connection(free.getsockname())
+        with pytest.raises(ConnectionError) as failed:
+            socket.create_connection(free.getsockname())
     assert "a file could not be read or written" in str(explained(failed.value))
