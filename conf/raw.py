@@ -8,7 +8,9 @@ from conf.section import Section
 class RawConfig(Section):
     """A table of raw rows: files, or a table of Spark's catalog."""
 
-    path: str | None = Field(None, description="Where the files are.")
+    path: str | None = Field(
+        None, description="Where the files are; may be a pattern, such as lake/2026-*."
+    )
     format: str = Field(
         "parquet", description="Of the files: parquet, csv, json, orc, or another that Spark reads."
     )

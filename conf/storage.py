@@ -167,7 +167,9 @@ def scratch_directory(final: str) -> Iterator[str]:
             _clear_after_killed_runs(fs, target)
         fs.makedirs(staging, exist_ok=True)
         try:
-            yield fs.unstrip_protocol(staging) if "://" in final else staging
+            # With the scheme as it was given, for Spark may know no other.
+            scheme, url, _ = final.rpartition("://")
+            yield f"{scheme}{url}{staging}"
         finally:
             # A task that was cancelled may still write there: what that leaves goes the next time,
             # and must not hide why this run ends.

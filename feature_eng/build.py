@@ -125,7 +125,7 @@ def _pack(
     packed = pack(observed, unfitted_specs(config.fields), chunks)
     values = seen.get  # asks the JVM each time
     found = [values[f"m{number}"] for number in range(len(wanted))]
-    profile = read_profile(found[: len(of_rows)], config, fitted)
+    profile = read_profile(dict(zip(of_rows, found, strict=False)), config, fitted)
     logger.info("%d rows: %s", packed.rows, profile.rows)
     return packed, profile, dict(zip(of_columns, found[len(of_rows) :], strict=True))
 

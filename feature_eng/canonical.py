@@ -14,6 +14,7 @@ from feature_eng.raw import (
     field_column,
     key_columns,
     label_column,
+    named_column,
     weight_column,
 )
 from feature_eng.split import hashed_keys, key_hash, split_column
@@ -28,7 +29,8 @@ def canonical_rows(raw: DataFrame, config: Config) -> DataFrame:
     """
     label, keys = label_column(raw, config.label), key_columns(raw, config.keys)
     weights = [weight_column(raw, config.weight)] if config.weight else []
-    columns = [field_column(raw, spec) for spec in unfitted_specs(config.fields)]
+    specs = unfitted_specs(config.fields)
+    columns = [field_column(raw, spec) for spec in specs]
     hashed = hashed_keys(raw, config.keys, "keys")
     split, day = split_column(raw, hashed, config.split), day_column(raw, config.raw)
     if config.negatives is not None:
@@ -43,5 +45,10 @@ def canonical_rows(raw: DataFrame, config: Config) -> DataFrame:
         label = F.when(F.col(DRAWN), 0.0).otherwise(label).alias(LABEL)
     is_raw = ~F.col(DRAWN) if config.negatives else F.lit(True)
     checked = checked_columns(raw, config.checks.columns, is_raw)
-    order = key_hash(F.struct(keys, label, *weights, *columns), config.features.seed)
+    # A hash passes over nulls and the ends of lists: they are hashed as well.
+    shape = [named_column(raw, key, "keys").isNull() for key in config.keys]
+    for spec, column in zip(specs, columns, strict=True):
+        is_list = spec.kind == "multi_valued"
+        shape.append(F.coalesce(F.size(column), F.lit(-1)) if is_list else column.isNull())
+    order = key_hash(F.struct(keys, label, *weights, *columns, *shape), config.features.seed)
     return raw.select(label, *weights, *columns, keys, split, day, order.alias(ORDER), *checked)

@@ -78,11 +78,8 @@ def pack(rows: DataFrame, fields: Sequence[FieldSpec], directory: str) -> Packed
         fields: All fields, unfitted or fitted.
         directory: Receives the chunks; also those of tasks that were tried again, which are none.
     """
-    if SPLIT in rows.columns:
-        split = F.coalesce(
-            F.array_position(F.array(*map(F.lit, SPLITS)), F.col(SPLIT)) - 1, F.lit(-1)
-        )
-        rows = rows.withColumn(SPLIT, split.cast("int"))
+    split = F.coalesce(F.array_position(F.array(*map(F.lit, SPLITS)), F.col(SPLIT)) - 1, F.lit(-1))
+    rows = rows.withColumn(SPLIT, split.cast("int"))
     worker = functools.partial(_pack_partition, fields=fields, directory=directory)
     packed = rows.mapInArrow(in_worker(worker), "chunk bigint, rows bigint").collect()
     return Packed(directory, [row["chunk"] for row in packed], sum(row["rows"] for row in packed))
@@ -94,11 +91,10 @@ def _pack_partition(batches: Batches, fields: Sequence[FieldSpec], directory: st
         columns: dict[str, Any] = {
             name: rows[name] for name in rows.column_names if name not in (SPLIT, DAY)
         }
-        if is_built := SPLIT in rows.column_names:
-            columns[SPLIT] = rows[SPLIT].to_numpy()
-            trains = columns[SPLIT] == 0
-            # As floats also where none is null: fmin.at takes integers one by one.
-            days = rows[DAY].cast(pa.int32()).cast(pa.float64()).to_numpy()
+        columns[SPLIT] = rows[SPLIT].to_numpy()
+        trains = columns[SPLIT] == 0
+        # As floats also where none is null: fmin.at takes integers one by one.
+        days = rows[DAY].cast(pa.int32()).cast(pa.float64()).to_numpy()
         # A chunk without any value is listed as well, by an entry that is none.
         dictionaries = [_entries(chunk, None, pa.nulls(1, pa.string()))]
         for field in fields:
@@ -106,7 +102,7 @@ def _pack_partition(batches: Batches, fields: Sequence[FieldSpec], directory: st
                 continue
             codes, values = _coded(rows[field.name], field)
             columns[field.name] = pa.FixedSizeListArray.from_arrays(codes.ravel(), codes.shape[1])
-            found = _count(codes, len(values), trains, days) if is_built else None
+            found = _count(codes, len(values), trains, days)
             dictionaries.append(_entries(chunk, field.name, values, found))
         _write_rows(f"{directory}/{_ROWS}/{chunk}.arrow", pa.table(columns))
         with _create(f"{directory}/{_DICTIONARIES}/{chunk}.parquet") as file:

@@ -5,6 +5,7 @@ as YYYY-MM-DD.
 """
 
 import re
+from typing import Any
 
 from pyspark.sql import Column
 from pyspark.sql import functions as F
@@ -49,6 +50,11 @@ def is_in_days(
     return wanted
 
 
+def is_pattern(path: str) -> bool:
+    """Whether a path stands for all that it matches."""
+    return any(sign in path for sign in "*?[{")
+
+
 def refuse_empty_files(config: RawConfig, first: str | None, after: str | None) -> None:
     """Spark passes over files without a byte, but no Parquet file of the days is that short.
 
@@ -58,12 +64,19 @@ def refuse_empty_files(config: RawConfig, first: str | None, after: str | None) 
     if config.path is None or config.format != "parquet":
         return
     fs, plain = storage.filesystem(config.path)
+    for directory in fs.glob(plain) if is_pattern(plain) else [plain]:
+        _refuse_empty_files(fs, directory, config, first, after)
 
+
+def _refuse_empty_files(
+    fs: Any, plain: str, config: RawConfig, first: str | None, after: str | None
+) -> None:
     def is_wanted(path: str) -> bool:
         below = path.removeprefix(plain)
         day = re.search(f"/{re.escape(config.ds_column)}=([^/]*)", below)
         in_days = day is None or ((first or day[1]) <= day[1] and (not after or day[1] < after))
-        return in_days and not re.search("/[._]", below)
+        # Hadoop marks directories of object stores by files of no bytes.
+        return in_days and not re.search(r"/[._]|_\$folder\$$", below)
 
     # What lies below the days asked for, where there are others.
     few = first is not None or after is not None

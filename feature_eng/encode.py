@@ -1,4 +1,4 @@
-"""Values to local ids: the same code for building features and for scoring."""
+"""Values to local ids: looked up in Spark for a build, by hash in scoring, then encoded alike."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence

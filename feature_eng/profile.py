@@ -1,7 +1,7 @@
 """One aggregate pass over the canonical rows: gates on label and weight, fitted statistics."""
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,8 @@ from conf.schema import SPLITS, Config
 from feature_eng.raw import SPLIT
 
 _QUANTILE_ACCURACY = 10_000
+# Partial sums that are merged leave so much of the values themselves where nothing varies.
+_LAST_BITS = 1e-12
 _STATISTICS = {"mean": F.mean, "deviation": F.stddev_pop, "least": F.min, "greatest": F.max}
 
 
@@ -50,7 +52,7 @@ def profile_rows(rows: DataFrame, config: Config) -> Profile:
     wanted = statistics(config)
     found = rows.agg(*wanted.values()).head()
     assert found is not None
-    return read_profile(found, config)
+    return read_profile(dict(zip(wanted, found, strict=True)), config)
 
 
 def statistics(config: Config, fitted: Collection[str] = ()) -> dict[str, Column]:
@@ -104,14 +106,13 @@ def statistics(config: Config, fitted: Collection[str] = ()) -> dict[str, Column
     return wanted
 
 
-def read_profile(found: Iterable[Any], config: Config, fitted: Collection[str] = ()) -> Profile:
-    """The profile that the values of ``statistics``, in their order, make.
+def read_profile(result: dict[str, Any], config: Config, fitted: Collection[str] = ()) -> Profile:
+    """The profile that the values of ``statistics`` make.
 
     Raises:
         DataError: No rows, an empty split, a label that is null, constant or not 0/1 where it
             must be, or a weight that is null, negative or always 0.
     """
-    result = dict(zip(statistics(config, fitted), found, strict=True))
     _check(result, config)
     return Profile(
         rows={split: result[f"rows:{split}"] for split in SPLITS},
@@ -167,14 +168,16 @@ def _scale(
     least: float | None,
     greatest: float | None,
 ) -> tuple[float, float]:
-    """A field that never varies in training, or is null in all rows, divides by 1."""
+    """A field that is null in training, or varies in its last bits at most, divides by 1."""
     if mean is None or deviation is None or least is None or greatest is None:
         return 0.0, 1.0
     if field.scale == "none":
         return 0.0, 1.0
-    if field.scale == "standard":
-        return mean, deviation or 1.0
-    return least, (greatest - least) or 1.0
+    standard = field.scale == "standard"
+    shift, spread = (mean, deviation) if standard else (least, greatest - least)
+    if spread <= _LAST_BITS * max(abs(least), abs(greatest)):
+        return least, 1.0
+    return shift, spread
 
 
 def _check(result: dict[str, Any], config: Config) -> None:

@@ -21,11 +21,13 @@ from conf.fields import LABEL, WEIGHT
 from conf.manifest import MISSING, UNKNOWN, FieldSpec
 from conf.raw import RawConfig
 from conf.schema import LabelConfig
-from feature_eng.days import is_in_days, refuse_empty_files
+from feature_eng.days import is_in_days, is_pattern, refuse_empty_files
 from feature_eng.spark_errors import first_line
 
 KEYS, KEY_HASH, SPLIT, DAY, ORDER = "_keys", "_key_hash", "_split", "_day", "_order"
 
+# Of a text, so that thousands of rows fit into a batch.
+_LONGEST_BYTES, _BEGINNING_CHARACTERS = 512, 100
 _GREATEST_FLOAT32 = (2.0 - 2.0**-23) * 2.0**127
 _DISCRETE = (T.StringType, T.IntegralType, T.BooleanType, T.DateType)
 _EXPECTED = {
@@ -45,12 +47,15 @@ def read_raw(spark: SparkSession, raw: RawConfig) -> DataFrame:
         DataError: What is there cannot be read as it should.
     """
     there = storage.exists(raw.path) if raw.path else spark.catalog.tableExists(raw.table or "")
-    if not there:
+    if not there and not is_pattern(raw.name):  # what that finds is for Spark to say
         raise ConfigError(f"raw table '{raw.name}' does not exist; check its name in the config")
     try:
         if raw.path is None:
             return spark.read.table(raw.table or "")
-        return spark.read.format(raw.format).options(**raw.options).load(raw.path)
+        reader = spark.read.format(raw.format)
+        if raw.format in ("csv", "json"):  # else what does not parse is null
+            reader = reader.option("mode", "FAILFAST")
+        return reader.options(**raw.options).load(raw.path)
     except (PySparkException, Py4JJavaError) as error:
         raise DataError(f"raw table '{raw.name}' cannot be read: {first_line(error)}") from None
 
@@ -81,8 +86,10 @@ def rows_of_days(
 def field_column(raw: DataFrame, field: FieldSpec) -> Column:
     """The raw value of a field in its canonical form.
 
-    A value of a vocabulary is a string, one that is hashed its id; a number is clipped and its
-    log(1 + x) taken if asked for. NaN, infinities and numbers that no float32 holds become null.
+    A value of a vocabulary is a string, and a long one stands for itself by its beginning and its
+    SHA-256; one that is hashed is its id; a list is cut after the first value too many; a number is
+    clipped and its log(1 + x) taken if asked for. NaN, infinities and numbers that no float32 holds
+    become null.
 
     Raises:
         DataError: The column is missing or of a type that the field's kind cannot take.
@@ -105,9 +112,10 @@ def field_column(raw: DataFrame, field: FieldSpec) -> Column:
             f"'{field.kind}' expects {_EXPECTED[field.kind]}; change the kind or cast with expr"
         )
     if field.kind == "multi_valued":
-        value = F.array_compact(value.cast("array<string>"))
+        values = F.array_compact(value.cast("array<string>"))
+        value = F.transform(F.slice(values, 1, field.length + 1), _shortened)
     elif field.kind == "categorical":
-        value = value.cast("string")
+        value = _shortened(value.cast("string"))
     elif field.kind == "hashed":
         value = value.cast("string")
         hashed = hashed_id(value, field.oov_buckets, field.seed)
@@ -145,6 +153,12 @@ def value_hash(value: Column, seed: int) -> Column:
 def hashed_id(value: Column, buckets: int, seed: int) -> Column:
     """The id of a value by its hash: one of so many, from ``UNKNOWN`` on."""
     return (UNKNOWN + F.pmod(value_hash(value, seed), F.lit(buckets))).cast("int")
+
+
+def _shortened(text: Column) -> Column:
+    beginning = F.substr(text, F.lit(1), F.lit(_BEGINNING_CHARACTERS))
+    name = F.concat(beginning, F.lit("... SHA-256 "), F.sha2(text, 256))
+    return F.when(F.octet_length(text) <= _LONGEST_BYTES, text).otherwise(name)
 
 
 def _transformed(value: Column, field: FieldSpec) -> Column:

@@ -1,8 +1,9 @@
 """What Spark says of a failure: the file or column it is about, without the stack around it."""
 
 import re
+import traceback
 
-from py4j.protocol import Py4JError, Py4JJavaError
+from py4j.protocol import Py4JError, Py4JJavaError, Py4JNetworkError
 from pyspark.errors import PySparkException, PythonException
 
 from conf.errors import DataError, PipelineError, RunError
@@ -10,12 +11,25 @@ from conf.errors import DataError, PipelineError, RunError
 _UNREADABLE = "[FAILED_READ_FILE"
 
 
-def explained(error: PySparkException | Py4JError) -> PipelineError:
-    """The error of a Spark job as its reader needs it."""
+def is_of_spark(error: Exception) -> bool:
+    """Whether Spark raised it, or py4j on the way there: that may be an error of the socket."""
+    if isinstance(error, ConnectionError):
+        return any("py4j" in frame.filename for frame in traceback.extract_tb(error.__traceback__))
+    return isinstance(error, PySparkException | Py4JError)
+
+
+def explained(error: Exception) -> PipelineError:
+    """The error of a Spark job, one that ``is_of_spark``, as its reader needs it."""
+    if isinstance(error, ConnectionError | Py4JNetworkError):
+        return RunError(
+            f"Spark's JVM does not answer ({error}): it has died, often for want of memory; the "
+            f"log above may say why; raise spark.driver.memory, or look for who killed it"
+        )
     if isinstance(error, PythonException):
         # Its last line is what our code raised; a full disk, for one.
         reason = str(error).strip().splitlines()[-1]
         return RunError(f"a Python worker of Spark failed: {reason} (-v shows all)")
+    assert isinstance(error, PySparkException | Py4JError)
     reason = first_line(error)
     if isinstance(error, PySparkException) or reason.startswith(_UNREADABLE):
         return DataError(f"Spark could not process the data: {reason} (-v shows all)")

@@ -70,6 +70,8 @@ def _cut(raw: DataFrame, value: str | int | float, kind: T.DataType) -> Column:
         unreadable = raw.sparkSession.range(1).select(cut.isNull()).head()[0]  # type: ignore[index]
     except AnalysisException:  # no number is a date
         unreadable = True
+    if isinstance(kind, T.IntegralType) and isinstance(value, float):
+        unreadable |= not value.is_integer()  # would be truncated
     if unreadable:
         raise DataError(
             f"split: {value!r} cannot be read as {kind.simpleString()}, the type of the time column"

@@ -9,9 +9,6 @@ from dataclasses import dataclass
 from datetime import date
 from types import FrameType
 
-from py4j.protocol import Py4JError
-from pyspark.errors import PySparkException
-
 from conf.errors import EXIT_INTERRUPTED, PipelineError, RunError
 from conf.loader import load_config
 from conf.schema import Config
@@ -123,7 +120,7 @@ def explained(error: Exception) -> PipelineError | None:
     """The error as its reader needs it, or None for a bug."""
     if isinstance(error, PipelineError):
         return error
-    if isinstance(error, PySparkException | Py4JError):
+    if spark_errors.is_of_spark(error):
         return spark_errors.explained(error)
     if isinstance(error, OSError):
         return RunError(f"a file could not be read or written: {error}")

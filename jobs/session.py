@@ -24,7 +24,7 @@ _FIXED: Properties = {
     # mapInArrow: rows per Arrow batch; larger ones spill out of the cache.
     "spark.sql.execution.arrow.maxRecordsPerBatch": "16384",
     # No limit in bytes as well: Spark would add up a batch's size anew for each of its rows, which
-    # took half of the time of handing rows over.
+    # took half of the time of handing rows over. Texts of fields are short (feature_eng.raw).
     "spark.sql.execution.arrow.maxBytesPerBatch": str(2**31 - 1),
     # Else pyspark looks up where each function of a column was called: 30 ms for a field.
     "spark.python.sql.dataFrameDebugging.enabled": "false",
@@ -32,6 +32,8 @@ _FIXED: Properties = {
     # A file that cannot be read ends the run: its rows are not left out without a word.
     "spark.sql.files.ignoreCorruptFiles": "false",
     "spark.sql.files.ignoreMissingFiles": "false",
+    # Else the backslashes of a delimiter's pattern mean others (feature_eng.fields).
+    "spark.sql.parser.escapedStringLiterals": "false",
 }
 
 

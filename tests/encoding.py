@@ -9,9 +9,9 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from conf.manifest import FieldSpec, Manifest
-from feature_eng.chunks import pack
+from feature_eng.chunks import Packed, pack
 from feature_eng.encode import encoded_chunks, local_ids
-from feature_eng.raw import SPLIT
+from feature_eng.raw import DAY, SPLIT
 from feature_eng.scored_files import ScoreWriter
 from feature_eng.scoring import Encoder, kept_columns, scores_schema, write_indices
 from feature_eng.shipped import Shipped
@@ -20,16 +20,21 @@ from feature_eng.vocabulary import Vocabulary, read_vocabulary
 
 def dictionaries(rows: DataFrame, fields: Sequence[FieldSpec], directory: Path) -> DataFrame:
     """The dictionaries of rows that train, if no split is given."""
-    if SPLIT not in rows.columns:
-        rows = rows.withColumn(SPLIT, F.lit("train"))
-    return pack(rows, fields, str(directory)).dictionaries(rows.sparkSession)
+    return _packed(rows, fields, directory).dictionaries(rows.sparkSession)
+
+
+def _packed(rows: DataFrame, fields: Sequence[FieldSpec], directory: Path) -> Packed:
+    for name, given in ((SPLIT, F.lit("train")), (DAY, F.lit(None).cast("date"))):
+        if name not in rows.columns:
+            rows = rows.withColumn(name, given)
+    return pack(rows, fields, str(directory))
 
 
 def encode(
     rows: DataFrame, fields: Sequence[FieldSpec], vocabulary: Vocabulary, directory: Path
 ) -> list[dict[str, Any]]:
     """Rows whose fields are encoded, in no order; other columns stay."""
-    packed = pack(rows, fields, str(directory))
+    packed = _packed(rows, fields, directory)
     batches = local_ids(packed, vocabulary, fields).toArrow().to_batches()
     found = []
     for packed, columns in encoded_chunks(batches, fields, str(directory)):

@@ -104,14 +104,35 @@ def test_nothing_is_fitted_on_other_rows_than_trainings(
     table["seen_at"] = np.arange(600)
     table.loc[500:, "user"] = "only later"
     table.loc[500:, "price"] = 1e9
+    table.loc[499:, "item"] = 777  # once in training, and again later
     write_raw(tmp_path / "raw", pa.Table.from_pandas(table))
     cut = "{kind: time, column: seen_at, valid_from: 500, test_from: 550}"
-    config = make_config(tmp_path, f"split={cut}")
+    more = [
+        "{name: by_range, column: price, kind: numeric, scale: min_max}",
+        "{name: by_rank, column: price, kind: bucketised, num_buckets: 4}",
+        "{name: by_power, column: price, kind: bucketised, method: log2}",
+        "{name: row, column: seen_at, kind: numeric, scale: none}",
+    ]
+    few = "{name: user, kind: categorical}, {name: item, kind: categorical, min_count: 2}"
+    few += ", {name: price, kind: numeric}"
+    config = make_config(tmp_path, f"split={cut}", f"fields=[{few}, {', '.join(more)}]")
     manifest = build_features(spark, config, overwrite=False)
     fields = {field.name: field for field in manifest.fields}
     assert (manifest.splits["train"].rows, manifest.splits["test"].rows) == (500, 50)
     assert fields["user"].oov_rate == {"train": 0.0, "valid": 1.0, "test": 1.0}
-    assert fields["price"].shift == pytest.approx(table["price"][:500].astype(float).mean())
+    prices = table["price"][:500].astype(float)
+    assert fields["price"].shift == pytest.approx(prices.mean())
+    assert fields["item"].oov_rate["valid"] == fields["item"].oov_rate["test"] == 1.0
+    by_range = fields["by_range"]
+    assert (by_range.shift, by_range.scale) == (prices.min(), prices.max() - prices.min())
+    quartiles = np.nanquantile(prices, [0.25, 0.5, 0.75], method="inverted_cdf")
+    assert fields["by_rank"].edges == pytest.approx(quartiles)
+    assert fields["by_power"].edges == [2.0**n for n in range(int(np.log2(prices.max())) + 1)]
+    for file in manifest.splits["train"].files:  # in which rows of the whole time are mixed
+        rows = pq.read_table(f"{config.features.path}/{file.path}")["row"].to_numpy()
+        spread = 1 / np.sqrt(len(rows))
+        assert rows.mean() == pytest.approx(249.5, abs=4 * 144 * spread)
+        assert abs(np.corrcoef(rows, np.arange(len(rows)))[0, 1]) < 4 * spread
 
 
 def test_the_same_rows_in_another_layout_give_the_same_features(

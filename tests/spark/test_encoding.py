@@ -1,5 +1,6 @@
 """Vocabulary and encoding against tables written by hand."""
 
+import hashlib
 import logging
 from datetime import date
 from pathlib import Path
@@ -153,9 +154,17 @@ def test_encoding_by_hand(
 
 
 def test_values_become_canonical(spark: SparkSession) -> None:
+    """Long texts are shortened, and lists are cut after one value too many."""
+    longest, longer = "x" * 512, "\u00e9" * 300
+    name = "\u00e9" * 100 + "... SHA-256 " + hashlib.sha256(longer.encode()).hexdigest()
+    lists = [None, longer, *"abcdefg"], [longest, longer, None]
     raw = spark.createDataFrame(
-        [(True, 7, float("nan"), [1, None, 2], "98101")],
-        "flag boolean, `odd name.x` bigint, amount double, codes array<int>, zip string",
+        [
+            (True, 7, float("nan"), [1, None, 2], "98101", longest, *lists),
+            (*[None] * 5, longer, *reversed(lists)),
+        ],
+        "flag boolean, `odd name.x` bigint, amount double, codes array<int>, zip string, "
+        "text string, tags array<string>, more array<string>",
     )
     columns = [
         field_column(raw, spec("flag", "categorical")),
@@ -163,10 +172,14 @@ def test_values_become_canonical(spark: SparkSession) -> None:
         field_column(raw, spec("amount", "numeric")),
         field_column(raw, spec("codes", "multi_valued", length=4)),
         field_column(raw, spec("zip2", "categorical", source="substr(zip,1,2)", is_expr=True)),
+        field_column(raw, spec("text", "categorical")),
+        field_column(raw, spec("tags", "multi_valued", length=4)),
+        field_column(raw, spec("more", "multi_valued", length=1)),
     ]
-    row = raw.select(*columns).head()
-    assert row is not None
-    assert tuple(row) == ("true", "7", None, ["1", "2"], "98")
+    row, other = raw.select(*columns).collect()
+    lists = [name, *"abcd"], [longest, name]
+    assert tuple(row) == ("true", "7", None, ["1", "2"], "98", longest, *lists)
+    assert tuple(other) == (*[None] * 5, name, [longest, name], [name, "a"])
 
 
 @pytest.mark.parametrize(
@@ -226,6 +239,9 @@ def test_a_time_split_cuts_at_the_given_values(spark: SparkSession) -> None:
     number = TimeSplit(kind="time", column="day", valid_from=3, test_from=4)
     with pytest.raises(DataError, match="3 cannot be read as date"):
         split_column(raw.selectExpr("date(at) as day"), F.struct("day"), number)
+    half = TimeSplit(kind="time", column="day", valid_from=2.5, test_from=4)
+    with pytest.raises(DataError, match=r"2\.5 cannot be read as int"):
+        split_column(raw.selectExpr("day(at) as day"), F.struct("day"), half)
     floats = spark.sql(
         "select double(t) as at from "
         "values ('-Infinity'), ('1.5'), ('3'), ('Infinity'), ('NaN') as v(t)"

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from conf.fields import FieldConfig
 from conf.manifest import FieldSpec
@@ -205,6 +206,53 @@ def test_numbers_are_scaled_as_numpy_does(spark: SparkSession, tmp_path: Path) -
         got = np.array(found[f"x{number}"][: len(PRICES)])
         np.testing.assert_allclose(got[present], reference(known), rtol=1e-6, atol=1e-7)
         assert got[PRICES.index(None)] == 0
+
+
+def test_a_number_that_never_varies_is_shifted_alone(spark: SparkSession, tmp_path: Path) -> None:
+    """Merging the deviations of partitions leaves some of the last bits, in other rows by 1e16."""
+    constants = {"seven": 7.0, "third": 1e6 / 3, "zero": 0.0, "almost": 7.0}
+    values = [F.lit(value).alias(name) for name, value in constants.items() if name != "almost"]
+    almost = F.when(F.col("row") == 5, math.nextafter(7.0, 8.0)).otherwise(7.0).alias("almost")
+    ids = spark.range(0, 800, 1, 4).union(spark.range(1000, 1002))
+    raw = ids.select(
+        F.col("id").cast("int").alias("row"), (F.col("id") % 2.0).alias("y"), *values, almost
+    )
+    fields = [
+        {"name": f"{name}_{scale}", "column": name, "kind": "numeric", "scale": scale}
+        for name in constants
+        for scale in ("standard", "min_max")
+    ]
+    config = configured(tmp_path, *fields)
+    scales = profile_rows(canonical_rows(raw, config), config).scales
+    deviation = raw.where("row < 1000").agg(F.stddev_pop("seven")).head()
+    assert deviation is not None
+    assert 0 < deviation[0] < 1e-14, "else there is nothing to see here"
+    assert scales == {
+        f"{name}_{scale}": (value, 1.0)
+        for name, value in constants.items()
+        for scale in ("standard", "min_max")
+    }
+
+
+def test_rows_that_differ_have_another_order(spark: SparkSession, tmp_path: Path) -> None:
+    """Also where they hold the same values, in other columns or lists."""
+    cases = [
+        "null, 'x', array('a'), array('b')",
+        "'x', null, array('a'), array('b')",
+        "'x', null, array('a', 'b'), array()",
+        "'x', null, array(), array('a', 'b')",
+        "'x', null, null, array('a', 'b')",
+    ]
+    rows = [f"({key}, 1.0, {case})" for case in cases for key in ("1, null", "null, 1", "1, 1")]
+    raw = spark.sql(f"select * from values {', '.join(rows)} as t(row, key, y, a, b, v, w)")
+    fields = [{"name": name, "kind": "categorical"} for name in "ab"]
+    fields += [{"name": name, "kind": "multi_valued", "max_length": 9} for name in "vw"]
+    config = configured(tmp_path, *fields).model_copy(update={"keys": ["row", "key"]})
+    orders = [row["_order"] for row in canonical_rows(raw, config).collect()]
+    assert len(set(orders)) == len(orders) == 15
+    seeded = config.features.model_copy(update={"seed": config.features.seed + 1})
+    others = canonical_rows(raw, config.model_copy(update={"features": seeded})).collect()
+    assert not set(orders) & {row["_order"] for row in others}
 
 
 def test_edges_are_given_or_powers_of_two(spark: SparkSession, tmp_path: Path) -> None:

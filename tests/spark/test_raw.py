@@ -76,6 +76,43 @@ def test_rows_are_the_same_from_every_format(
         assert canonical == found["parquet"], kind
 
 
+@pytest.mark.parametrize(
+    ("kind", "damaged"), [("csv", "id,n\n1,2\n3\n"), ("json", '{"id": 1, "n": 2}\n{"id": 3, "n"')]
+)
+def test_text_that_does_not_parse_is_refused(
+    spark: SparkSession, tmp_path: Path, kind: str, damaged: str
+) -> None:
+    """Unless the options ask for nulls."""
+    path = tmp_path / f"raw.{kind}"
+    path.write_text(damaged)
+    options = {"header": "true"} if kind == "csv" else {}
+    raw = RawConfig(path=str(path), format=kind, options=options)
+    with pytest.raises((DataError, PySparkException, Py4JError)) as failed:
+        read_raw(spark, raw).collect()
+    error = failed.value
+    if not isinstance(error, DataError):
+        error = spark_errors.explained(error)
+    assert isinstance(error, DataError)
+    assert path.name in str(error)
+    permissive = raw.model_copy(update={"options": options | {"MODE": "PERMISSIVE"}})
+    assert read_raw(spark, permissive).count() == 2
+
+
+def test_a_pattern_of_paths_is_read(spark: SparkSession, rows: DataFrame, tmp_path: Path) -> None:
+    """Markers of directories are no files of rows; files of no bytes are refused below it too."""
+    for month in ("2026-01", "2026-02", "2025-12"):
+        rows.limit(5).coalesce(1).write.parquet(f"{tmp_path}/lake/{month}")
+        (tmp_path / f"lake/{month}/part_$folder$").touch()
+    raw = RawConfig(path=f"{tmp_path}/lake/2026-*")
+    assert rows_of_days(read_raw(spark, raw), raw, None, None).count() == 10
+    (tmp_path / "lake/2026-02/part-9.parquet").touch()
+    with pytest.raises(DataError, match=r"2026-02/part-9\.parquet' has 0 bytes"):
+        rows_of_days(read_raw(spark, raw), raw, None, None)
+    nothing = RawConfig(path=f"{tmp_path}/lake/2027-*")
+    with pytest.raises(DataError, match=r"2027-\*' cannot be read"):
+        read_raw(spark, nothing)
+
+
 def test_days_are_picked_from_partitions_and_from_columns(
     spark: SparkSession, rows: DataFrame, tmp_path: Path
 ) -> None:

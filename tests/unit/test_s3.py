@@ -128,6 +128,7 @@ def test_a_store_that_is_down_is_a_failure_of_the_run(
 
 def publish(final: str, files: dict[str, str]) -> None:
     with storage.staged_directory(final, overwrite=True, proof="mark") as staging:
+        assert staging.startswith(f"{final.rpartition('/')[0]}/.")  # with the scheme as given
         for name, text in files.items():
             storage.write_text(f"{staging}/{name}", text)
 
@@ -138,11 +139,12 @@ def content(directory: str) -> dict[str, str]:
     return {name: storage.read_text(f"{directory}/{name}") for name in names}
 
 
-def test_a_directory_is_published_and_replaced(store: Store) -> None:
+@pytest.mark.parametrize("scheme", ["s3", "s3a"])  # Hadoop knows the latter alone
+def test_a_directory_is_published_and_replaced(store: Store, scheme: str) -> None:
     """There are no directories to rename: every object moves, also those of the old one."""
     many = {f"train/{number}": str(number) for number in range(12)}
     for files in ({"mark": "old", "gone": "x"}, {"mark": "new", **many}):
-        publish("s3://lake/out", files)
+        publish(f"{scheme}://lake/out", files)
         assert content("s3://lake/out") == files
         assert content("s3://lake") == {f"out/{name}": text for name, text in files.items()}
 
