@@ -20,6 +20,8 @@ EXAMPLES = """\
   python -m jobs.backfill --config X.yaml --from 2026-01-01 --to 2026-01-31
   python -m jobs.backfill --config X.yaml --from 2026-01-01 --to 2026-01-31 --only-missing"""
 
+_LOOK_S = 0.25
+
 logger = logging.getLogger("jobs")
 
 
@@ -91,11 +93,14 @@ def score_days(
 
     running: set[Future[None]] = set()
     with ThreadPoolExecutor(options.parallel) as pool:
+        # The main thread hands out the days: after a signal none begins any more. It looks up now
+        # and then, for a signal that another thread received does not end its waiting.
         for ds in days:
-            if len(running) == options.parallel:
-                # The main thread hands out the days: after a signal none begins any more.
-                _, running = wait(running, return_when=FIRST_COMPLETED)
+            while len(running) == options.parallel:
+                _, running = wait(running, _LOOK_S, FIRST_COMPLETED)
             running.add(pool.submit(score_one, ds))
+        while running:
+            _, running = wait(running, _LOOK_S)
 
 
 def score_day(config: Config, options: argparse.Namespace, ds: str) -> Day:

@@ -91,7 +91,7 @@ def compare(configs: Sequence[Config], peer: Peer | None = None) -> list[Trained
     try:
         # The longest ones first: a model after the one that it begins from.
         units = [
-            pool.submit(_tune_and_train, config, names, peer)
+            pool.submit(tune_and_train, config, names, peer)
             for names in sorted(_chains(), key=len, reverse=True)
             for config in configs
         ]
@@ -151,7 +151,7 @@ def _begin(free: "Queue[int]") -> None:
     os.sched_setaffinity(0, {free.get()})
 
 
-def _tune_and_train(config: Config, names: Sequence[str], peer: Peer | None) -> list[list[Trained]]:
+def tune_and_train(config: Config, names: Sequence[str], peer: Peer | None) -> list[list[Trained]]:
     """Find each model's hyperparameters, train it with the best for each seed, and so a peer."""
     found = []
     for name in names:

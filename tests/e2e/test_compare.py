@@ -1,16 +1,15 @@
-"""All models of a comparison on one table, looked through; tests/faults kills such ones."""
+"""Models of a comparison on one table, and what it refuses."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pyspark.sql import SparkSession
 
+from conf.loader import load_config
 from jobs import build_features, compare, evaluate, train
-from jobs.comparison import MODELS, SEEDS
-from jobs.results import RIVALS
+from jobs.comparison import tune_and_train
 from tests.data import make_config, raw_table, write_raw
 from tests.distributed.features import write_features
 from tests.e2e.jobs_under_test import JobCaller
@@ -24,19 +23,19 @@ def section_of(root: Path, **more: object) -> str:
     return json.dumps({"path": str(root), "trials": 1, "space": space, **more})
 
 
-def test_one_command_compares_all_models_on_a_table(
+def test_a_model_and_one_that_begins_from_it_are_tuned_trained_and_judged(
     spark: SparkSession,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    make_config(tmp_path)
-    write_raw(tmp_path / "raw", raw_table(1000))
+    """In this process; all models, in processes of their own, are for `make faults`."""
     root = tmp_path / "comparison"
-    options = ["--set", f"tune={section_of(root)}", "--set", "train.epochs=1"]
+    config = make_config(tmp_path, f"tune={section_of(root)}", "train.epochs=1")
+    write_raw(tmp_path / "raw", raw_table(1000))
     job = JobCaller(monkeypatch, capsys, tmp_path / "config.yaml")
     assert job(build_features).code == 0
-    plan = job(compare, *options, "--dry-run")
+    plan = job(compare, "--set", f"tune={section_of(root)}", "--dry-run")
     assert plan.code == 0, plan.err
     assert plan.out.splitlines()[1:4] == [
         "  fm: train.l2.embedding",
@@ -45,32 +44,30 @@ def test_one_command_compares_all_models_on_a_table(
     ]
     assert not root.exists()
 
-    done = job(compare, *options)
-    assert done.code == 0, done.err
-    page = (root / "comparison.md").read_text()
-    shown = dict(re.findall(r"^  (\S+) test auc +(\S+) ± \S+$", done.out, re.MULTILINE))
-    assert list(shown) == list(MODELS)
-    for name, auc in shown.items():
-        reports = [json.loads(p.read_text()) for p in root.glob(f"{name}/*/reports/*/report.json")]
-        assert len(reports) == len(SEEDS)
-        assert auc == f"{sum(report['auc'] for report in reports) / 3:.4f}"
-        assert f"| {name} | {auc} ± " in page
-    for rival in RIVALS:
-        found = re.search(rf"nfm-\d beside {rival} +(better|within noise|worse)\n", done.out)
-        assert found
-        assert re.search(rf"\| {rival} \| .*[| *]{found[1]}\*?\*? \|", page)
+    fm, fnn = tune_and_train(config, ["fm", "fnn"], None)
+    for name, runs in (("fm", fm), ("fnn", fnn)):
+        assert [run.seed for run in runs] == [1, 2, 3]
+        for run in runs:
+            (report,) = root.glob(f"{name}/seed-{run.seed}/reports/*-test/report.json")
+            assert run.test["auc"] == json.loads(report.read_text())["auc"]
+            assert load_config(run.config).model.name == name
+    for run in fnn:  # each from the fm of its seed
+        (bundle,) = root.glob(f"fnn/seed-{run.seed}/models/*/config.yaml")
+        (begin,) = root.glob(f"fm/seed-{run.seed}/models/*")
+        assert load_config(str(bundle)).train.init_from == str(begin)
 
-    best = JobCaller(monkeypatch, capsys, root / "nfm-1/study/best.yaml")
+    best = JobCaller(monkeypatch, capsys, Path(fm[0].config))
     sets = {
         "train.seed": 2,
-        "train.path": tmp_path / "models",
+        "train.path": tmp_path / "again",
         "evaluate.path": tmp_path / "reports",
     }
     by_hand = [part for key, value in sets.items() for part in ("--set", f"{key}={value}")]
     assert (best(train, *by_hand).code, best(evaluate, *by_hand).code) == (0, 0)
-    (ours,) = (root / "nfm-1/seed-2/reports").glob("*/report.json")
-    (theirs,) = (tmp_path / "reports").glob("*/report.json")
-    assert json.loads(ours.read_text())["auc"] == json.loads(theirs.read_text())["auc"]
+    (report,) = (tmp_path / "reports").glob("*/report.json")
+    assert json.loads(report.read_text())["auc"] == fm[1].test["auc"]
+    assert tune_and_train(config, ["fm", "fnn"], None) == [fm, fnn]  # which trains nothing
+    assert len(list(root.glob("*/seed-*/models/*/config.yaml"))) == 6
 
 
 def test_what_a_comparison_refuses_before_it_trains(

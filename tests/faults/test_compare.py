@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+from jobs.comparison import MODELS, SEEDS
+from jobs.results import RIVALS
 from tests.data import raw_table, write_config, write_raw
 from tests.e2e.jobs_under_test import ROOT
 from tests.e2e.training_under_test import PLACE, processes_of, wait_until
@@ -37,6 +39,22 @@ def page_of(root: Path) -> str:
     return re.sub(r" \| [\d.]+ \|$", "", page, flags=re.MULTILINE)
 
 
+def assert_shown(output: str, root: Path) -> None:
+    """A terminal and the page show what the reports say."""
+    page = (root / "comparison.md").read_text()
+    shown = dict(re.findall(r"^  (\S+) test auc +(\S+) ± \S+$", output, re.MULTILINE))
+    assert list(shown) == list(MODELS)
+    for name, auc in shown.items():
+        reports = [json.loads(p.read_text()) for p in root.glob(f"{name}/*/reports/*/report.json")]
+        assert len(reports) == len(SEEDS)
+        assert auc == f"{sum(report['auc'] for report in reports) / len(SEEDS):.4f}"
+        assert f"| {name} | {auc} ± " in page
+    for rival in RIVALS:
+        found = re.search(rf"nfm-\d beside {rival} +(better|within noise|worse)\n", output)
+        assert found
+        assert re.search(rf"\| {rival} \| .*[| *]{found[1]}\*?\*? \|", page)
+
+
 def bundles_of(root: Path) -> dict[str, int]:
     """The bundles that are there, and when each was written."""
     found = root.glob("*/seed-*/models/*/manifest.json")
@@ -50,6 +68,7 @@ def test_kills_of_a_comparison(tmp_path: Path, chance: random.Random) -> None:
     undisturbed = start(tmp_path, tmp_path / "undisturbed")  # which builds the features
     output, _ = undisturbed.communicate()
     assert undisturbed.returncode == 0, output
+    assert_shown(output, tmp_path / "undisturbed")
     seconds = time.monotonic() - began
 
     root = tmp_path / "killed"
