@@ -171,11 +171,22 @@ def scratch_directory(final: str) -> Iterator[str]:
             scheme, url, _ = final.rpartition("://")
             yield f"{scheme}{url}{staging}"
         finally:
-            # A task that was cancelled may still write there: what that leaves goes the next time,
-            # and must not hide why this run ends.
+            # Must not hide why this run ends; what it leaves goes the next time.
             with suppress(OSError):
-                if fs.exists(staging):
-                    fs.rm(staging, recursive=True)
+                _discard(fs, staging)
+
+
+def _discard(fs: Any, staging: str) -> None:
+    """Remove a staged directory, if it was not published."""
+    if not fs.exists(staging):
+        return
+    if isinstance(fs, LocalFileSystem):
+        # Under a new name: a task that was cancelled may still open files by the old one.
+        renamed = f"{staging.rpartition('-')[0]}-{uuid.uuid4().hex[:8]}"
+        with suppress(OSError):
+            os.rename(staging, renamed)
+            staging = renamed
+    fs.rm(staging, recursive=True)
 
 
 def replacing(final: str, *, overwrite: bool, proof: str) -> Callable[[str], None]:

@@ -78,6 +78,9 @@ def pack(rows: DataFrame, fields: Sequence[FieldSpec], directory: str) -> Packed
         fields: All fields, unfitted or fitted.
         directory: Receives the chunks; also those of tasks that were tried again, which are none.
     """
+    # Here and not by the tasks: what one that was cancelled still wants to write has no place then.
+    for kind in (_ROWS, _DICTIONARIES):
+        storage.make_directory(f"{directory}/{kind}")
     split = F.coalesce(F.array_position(F.array(*map(F.lit, SPLITS)), F.col(SPLIT)) - 1, F.lit(-1))
     rows = rows.withColumn(SPLIT, split.cast("int"))
     worker = functools.partial(_pack_partition, fields=fields, directory=directory)
@@ -207,5 +210,4 @@ def _write_rows(path: str, rows: pa.Table) -> None:
 
 def _create(path: str) -> Any:
     fs, plain = storage.filesystem(path)
-    fs.makedirs(plain.rpartition("/")[0], exist_ok=True)
     return fs.open(plain, "wb")

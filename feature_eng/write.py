@@ -139,6 +139,8 @@ def write_splits(ids: DataFrame, writer: SplitWriter) -> dict[str, WrittenSplit]
         ids: ``feature_eng.encode.local_ids`` of the chunks.
         writer: Who writes, and what.
     """
+    for split in SPLITS:  # not by the tasks (see feature_eng.chunks.pack)
+        storage.make_directory(f"{writer.directory}/{split}")
     dealt = ids.mapInArrow(in_worker(writer.deal), _DEALT).repartition(writer.num_files, "file")
     written = dealt.mapInArrow(in_worker(writer.write), _WRITTEN).collect()
     splits = {}
@@ -176,7 +178,6 @@ def _column(values: Array, field: FieldSpec) -> pa.Array:
 def _write_parquet(table: pa.Table, path: str) -> int:
     """Write one row group; returns the rows that the footer says are there."""
     fs, plain = storage.filesystem(path)
-    fs.makedirs(plain.rpartition("/")[0], exist_ok=True)
     with fs.open(plain, "wb") as file:
         pq.write_table(table, file, compression="zstd", row_group_size=len(table))
     with fs.open(plain, "rb") as file:

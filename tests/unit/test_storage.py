@@ -71,6 +71,7 @@ def test_a_failure_while_publishing_loses_nothing(
     (final / "mark").write_text("old")
 
     def interrupt(*_: object, **__: object) -> None:
+        monkeypatch.undo()  # once
         raise KeyboardInterrupt
 
     fs, _ = storage.filesystem(str(tmp_path))
