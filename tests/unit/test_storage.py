@@ -45,10 +45,27 @@ def test_a_failure_leaves_the_old_directory_and_nothing_else(
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_a_task_that_writes_on_leaves_nothing(tmp_path: Path) -> None:
+    """As one that was cancelled may do, until its process is gone."""
+
+    def write_on(staging: str) -> None:
+        with pytest.raises(FileNotFoundError):
+            for number in range(100_000):
+                Path(staging, f"part-{number}").touch()
+
+    for _ in range(20):
+        with ThreadPoolExecutor(1) as task:
+            with storage.scratch_directory(f"{tmp_path}/out") as staging:
+                late = task.submit(write_on, staging)
+                while len(os.listdir(staging)) < 10:
+                    time.sleep(0.001)
+            late.result()
+        assert not os.listdir(tmp_path)
+
+
 def test_what_cannot_be_removed_hides_no_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A task that was cancelled still writes: it made a file after the others were removed."""
     fs, _ = storage.filesystem(str(tmp_path))
 
     def refuse(*_: object, **__: object) -> None:
