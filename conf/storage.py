@@ -186,7 +186,10 @@ def _discard(fs: Any, staging: str) -> None:
         with suppress(OSError):
             os.rename(staging, renamed)
             staging = renamed
-    fs.rm(staging, recursive=True)
+    try:
+        fs.rm(staging, recursive=True)
+    except OSError:  # a file was being made there at that moment
+        fs.rm(staging, recursive=True)
 
 
 def replacing(final: str, *, overwrite: bool, proof: str) -> Callable[[str], None]:
