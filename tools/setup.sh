@@ -84,5 +84,9 @@ if [[ $unknown ]]; then
   printf 'setup: requirements.lock does not hold together:\n%s\n' "$unknown" >&2
   exit 1
 fi
+
+say "Compiled loops of a training step (half a minute, once on a machine)"
+"$python" -m tools.compile_loops
+
 printf '%s\n' "${TORCH_PIP_ARGS-}" >.venv/.ready
 say "Ready after ${SECONDS} s. Next: make demo"
