@@ -1,6 +1,5 @@
-"""Jobs and workers that are cut short: exit code, bundle, going on. `make faults` has more."""
+"""Builds and backfills that are cut short; `make faults` has more."""
 
-import re
 import shutil
 import signal
 import subprocess
@@ -12,36 +11,12 @@ import pyarrow as pa
 
 from tests.bundles import bundle_of, write
 from tests.data import DS, write_config, write_raw
-from tests.e2e.conftest import Undisturbed
 from tests.e2e.jobs_under_test import ROOT, start_job
-from tests.e2e.training_under_test import Training, assert_same_weights, wait_until
+from tests.e2e.training_under_test import wait_until
 from tests.scores import publish
 
 TIMEOUT_S = 60.0
 SIGNALS = {"Ctrl-C": signal.SIGINT, "SIGTERM": signal.SIGTERM}
-
-
-def test_a_training_that_is_stopped_and_loses_a_worker_ends_as_one_left_alone(
-    root: Path, tmp_path: Path, undisturbed: Undisturbed
-) -> None:
-    stopped = Training(root, tmp_path)
-    stopped.wait_for_step(0, 15)
-    stopped.job.terminate()
-    code, output = stopped.end()
-    assert code == 4, output
-    assert "training stopped: stopped as asked after step" in output
-    assert "goes on from its last checkpoint" in output
-    stopped.assert_unpublished()
-
-    resumed = Training(root, tmp_path, arguments=["--resume"])
-    resumed.wait_for_step(1, 5)
-    resumed.worker(1).kill()
-    code, output = resumed.end()
-    assert code == 0, output
-    assert re.search(r"attempt 1 of 4 failed: worker 1 on \S+ ended with exit code 137", output)
-    assert f"models/{stopped.run.name}" in output, "published under another name"
-    assert_same_weights(resumed.weights(), undisturbed.training.weights())
-    assert not (resumed.run / "checkpoints").exists()
 
 
 def test_builds_that_are_cut_short(root: Path, tmp_path: Path) -> None:
@@ -112,9 +87,3 @@ def whole(directory: Path) -> dict[str, bytes]:
     """Every file below it."""
     files = (path for path in directory.rglob("*") if path.is_file())
     return {str(path.relative_to(directory)): path.read_bytes() for path in files}
-
-
-def test_a_terminal_shows_the_progress_of_an_epoch(undisturbed: Undisturbed) -> None:
-    seen = undisturbed.screen
-    assert re.search(rb"epoch 1/2: +\d+%.*\d+/\d+ \[", seen), seen
-    assert re.search(rb"epoch 2/2: +\d+%", seen), seen
