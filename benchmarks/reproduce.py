@@ -6,6 +6,7 @@ hyperparameters and seeds. What is done is not done again: kill it at any time, 
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -29,7 +30,7 @@ _RIVALS = {"ratings": ("fm",), "implicit": ("fm", "wide_deep", "deep_cross")}
 
 
 def main() -> None:
-    """Do what is left, print the floors and write the page."""
+    """Do what is left, print the floors, write the page; exit code 1 if a floor is missed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--docs", type=Path, help="page to write the tables into")
     parser.add_argument("--set", action="append", default=[], dest="sets", metavar="KEY=VALUE")
@@ -41,6 +42,7 @@ def main() -> None:
         minutes = (time.monotonic() - began) / 60
         about = f"{machine.describe()}; {minutes:.0f} minutes since it was started last."
         write_docs(options.docs, COMMAND, f"{about}\n\n{page(found)}")
+    sys.exit("**fails**" in floors(found))
 
 
 def fuxictr(name: str, config: Config, place: Path, pretrained: Path | None) -> float | None:

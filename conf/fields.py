@@ -98,7 +98,8 @@ class MultiValuedField(_FieldBase, VocabularyOptions):
         "values.",
     )
     weighting: Literal["one", "mean", "sqrt"] = Field(
-        "mean", description="x of each of n values: 1, 1/n or 1/sqrt(n)."
+        "mean",
+        description="x of each of n values: 1, 1/n or 1/sqrt(n); one that comes twice has the sum.",
     )
 
 

@@ -103,7 +103,7 @@ class OptimizerConfig(Section):
     name: Literal["sgd", "adagrad", "adam"] = Field(
         "adagrad",
         description="sgd and adam are lazy: what they keep of a row's gradients changes only when "
-        "a batch holds the row.",
+        "a batch holds the row, also with x = 0; empty places of a list hold that for no value.",
     )
     learning_rate: PositiveNumber = Field(0.05, description="Step size.")
     embedding_learning_rate: PositiveNumber | None = Field(

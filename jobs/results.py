@@ -128,7 +128,7 @@ def tables(summaries: Mapping[str, Summary]) -> list[str]:
 def _metrics(summaries: Mapping[str, Summary]) -> str:
     shared = [
         metric
-        for metric in HIGHER_IS_BETTER
+        for metric in (*HIGHER_IS_BETTER, "predicted_to_observed")
         if all(metric in run.test for summary in summaries.values() for run in summary.runs)
     ]
     rows = [

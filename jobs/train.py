@@ -1,6 +1,7 @@
 """Train the model on built features with Horovod workers: manifest -> bundle."""
 
 import argparse
+import logging
 import time
 from pathlib import Path
 
@@ -31,11 +32,18 @@ EXAMPLES = """\
   python -m jobs.train --config conf/movielens100k.yaml --init-from latest
   python -m jobs.train --config conf/movielens100k.yaml --resume"""
 
+logger = logging.getLogger("jobs")
+
 
 def run(config: Config, options: argparse.Namespace) -> Stage:
     """Train or go on, publish the bundle of the best epoch, and say what came out."""
     start = time.monotonic()
     config = with_bundle(config)
+    if config.model.name == "fnn" and config.train.init_from is None:
+        logger.warning(
+            "fnn begins from random embeddings: as published it begins from a trained fm's, by "
+            "train.init_from"
+        )
     manifest = manifest_of(config)
     begun = run_to_resume(config, manifest, options.resume) if options.resume else None
     work = begun or Path(config.train.work_path) / new_model_id(config)

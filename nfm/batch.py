@@ -143,7 +143,8 @@ def assemble(columns: Columns, fields: Sequence[FieldSpec]) -> tuple[IntArray, F
 
     Returns:
         ids [n, S] int32 and x [n, S] float32. A numeric field has x = its value; the values of a
-        multi-valued field have x by its weighting, padding x = 0; else x = 1.
+        multi-valued field have x by its weighting, one that comes twice the sum in its first slot,
+        padding x = 0; else x = 1.
     """
     rows = len(columns[fields[0].name])
     ids = np.empty((rows, num_slots(fields)), dtype=np.int32)
@@ -160,6 +161,7 @@ def assemble(columns: Columns, fields: Sequence[FieldSpec]) -> tuple[IntArray, F
             np.add(column, field.offset, out=ids[:, here], where=present)
             ids[:, here][~present] = field.offset
             x[:, here] = present * list_weights(field)[present.sum(axis=1)][:, np.newaxis]
+            kernels.merge_repeats(ids, x, here.start, here.stop, field.offset)
         else:
             np.add(column, field.offset, out=ids[:, slot])
         slot += field.length

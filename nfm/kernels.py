@@ -89,6 +89,23 @@ def group_ids(ids_N: Array, owners: int) -> tuple[Array, Array, Array, Array]:
     return ids[:distinct].copy(), start[: distinct + 1].copy(), positions, inverse
 
 
+@njit(nogil=True, cache=True)
+def merge_repeats(ids_BS: Array, x_BS: Array, start: int, end: int, nothing: int) -> None:
+    """Give a feature that the slots of a list hold several times all its x, in the first of them.
+
+    For a pair of a feature with itself is none of the model's. The others become empty slots: the
+    id ``nothing``, and x = 0.
+    """
+    for b in range(len(ids_BS)):
+        for s in range(start + 1, end):
+            for first in range(start, s):
+                if ids_BS[b, first] == ids_BS[b, s] and x_BS[b, first] != 0 and x_BS[b, s] != 0:
+                    x_BS[b, first] += x_BS[b, s]
+                    ids_BS[b, s] = nothing
+                    x_BS[b, s] = 0
+                    break
+
+
 @njit(parallel=True, nogil=True, fastmath=FAST, cache=True)
 def pool(
     weight_XD: Array, index_BS: Array, x_BS: Array, sum_BK: Array, pooled_BK: Array, linear_B: Array

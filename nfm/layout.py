@@ -21,6 +21,7 @@ from conf.fields import LABEL, WEIGHT
 from conf.manifest import FieldSpec
 from nfm import memory
 from nfm.batch import FloatArray, IntArray, list_weights, num_slots
+from nfm.kernels import merge_repeats
 from nfm.row_kernels import prefetch_row
 
 Array = npt.NDArray[Any]
@@ -196,3 +197,6 @@ def _unpack(
         label_bits_B[b] = row[slots]
         if weight_bits_B is not None:
             weight_bits_B[b] = row[slots + 1]
+    for i in range(len(list_spans)):
+        start, end = list_spans[i]
+        merge_repeats(ids_BS, x_BS, start, end, offset_S[start])
