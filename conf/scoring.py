@@ -55,14 +55,17 @@ class GatesConfig(Section):
     )
     constant_share: Limits = Field(
         Limits(warn=0.5, fail=0.99),
-        description="Share of rows with the most frequent score, from 100 rows on.",
+        description="Share of rows with the most frequent published score, from 100 rows on.",
     )
 
 
 class CandidatesConfig(Section):
     """For ``--candidates cross``: every user of the day with every item that he has not seen.
 
-    A field is taken from the table that has its column, or whose columns its expression needs.
+    A field is taken from the table that has its column, or all columns that its expression needs.
+    Of what both tables have, the columns of ``user`` and the ``ds_column`` of score.raw are the
+    user's, those of ``item`` the item's; any other that is needed is refused until ``shared`` names
+    it. So is a field that needs columns of both, such as a cross of user and item.
     """
 
     user: Annotated[list[str], Field(min_length=1)] = Field(
@@ -71,6 +74,11 @@ class CandidatesConfig(Section):
     items: RawConfig = Field(description="A row per item; all its rows are taken.")
     item: Annotated[list[str], Field(min_length=1)] = Field(
         description="Columns of the items that name one."
+    )
+    shared: dict[str, Literal["user", "item"]] = Field(
+        {},
+        description="Columns that users and items both have, and whose value a pair takes, as in "
+        "{price: item}.",
     )
     seen: RawConfig | None = Field(
         None,
@@ -100,7 +108,9 @@ class ScoreConfig(Section):
     )
     columns: list[str] = Field([], description="Raw columns that the scores keep beside the keys.")
     top_k: Positive | None = Field(
-        None, description="Rows kept for each value of `by`: those with the greatest scores."
+        None,
+        description="Rows kept for each value of `by`: those with the greatest outputs of the "
+        "model, before calibration gives many the same score; of equal ones the first by key.",
     )
     by: str | None = Field(None, description="Key column for whose values top_k rows are kept.")
     calibration: Calibration = Field(

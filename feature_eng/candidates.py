@@ -20,7 +20,7 @@ from pyspark.sql import types as T
 from conf.errors import ConfigError, DataError
 from conf.manifest import FieldSpec
 from conf.scoring import CandidatesConfig, ScoreConfig
-from feature_eng.raw import KEYS, has_source, named_column, quoted, read_raw, rows_of_days
+from feature_eng.raw import KEYS, named_column, quoted, read_raw, rows_of_days
 from feature_eng.scored_files import Block
 from feature_eng.scoring import (
     Encoder,
@@ -30,6 +30,7 @@ from feature_eng.scoring import (
     spread,
 )
 from feature_eng.shipped import Shipped
+from feature_eng.sides import Sides
 
 Indices = npt.NDArray[np.int64]
 
@@ -74,7 +75,8 @@ def find_candidates(
         ds: The day; what is seen later is not seen yet.
 
     Raises:
-        ConfigError: The configuration says nothing of candidates, or a table is not there.
+        ConfigError: The configuration says nothing of candidates, or a table is not there, or a
+            column or field is not of one side alone (see ``feature_eng.sides``).
         DataError: There are no items, or a column is missing or of the wrong type.
     """
     wanted = config.candidates
@@ -84,13 +86,15 @@ def find_candidates(
     for table, names, by in ((users, wanted.user, "user"), (items, wanted.item, "item")):
         for name in names:
             named_column(table, name, f"candidates.{by}")
-    user_fields = [field for field in fields if has_source(users, field)]
-    item_fields = [field for field in fields if field not in user_fields]
+    sides = Sides.of(users, items, wanted, config.raw.ds_column)
+    user_fields, item_fields = sides.fields(fields)
     kept = [*keys, *config.columns]
-    of_users = [name for name in kept if name in users.columns]
-    of_items = [name for name in kept if name not in of_users]
+    of_users, of_items = sides.columns(kept)
     if config.by is not None and config.by not in of_users:
-        raise ConfigError(f"score.by: '{config.by}' is no column of the users, which it must be")
+        raise ConfigError(
+            f"score.by: '{config.by}' is no column of the users, which it must be: name one of "
+            f"{', '.join(name for name in keys if name in of_users)}"
+        )
     user_rows, item_rows = (
         _each_once(
             canonical_score_rows(
@@ -99,8 +103,8 @@ def find_candidates(
             names,
         )
         for table, of_fields, mine, names in (
-            (users, user_fields, of_users, wanted.user),
-            (items, item_fields, of_items, wanted.item),
+            (sides.users, user_fields, of_users, wanted.user),
+            (sides.items, item_fields, of_items, wanted.item),
         )
     )
     types = {field.name: field for rows in (item_rows, user_rows) for field in kept_columns(rows)}

@@ -70,8 +70,8 @@ def _no_number(rows: int) -> CheckResult:
     return CheckResult(
         check="scores are numbers",
         of="score",
-        expected="a finite score for each row",
-        found=f"{rows} rows without; clip the numeric fields",
+        expected="a finite output of the model for each row",
+        found=f"{rows} rows without; clip the numeric fields, or train again",
         outcome="fail",
     )
 

@@ -19,17 +19,17 @@ from conf.manifest import MISSING, PADDING, FieldSpec
 from conf.partition import ScoreFile
 from conf.scoring import EXPLANATION, SCORE
 from feature_eng.raw import KEY_HASH
-from feature_eng.top_rows import DueRows, best_rows
+from feature_eng.top_rows import RANK, DueRows, best_rows
 from feature_eng.workers import Batches
 
 Array = npt.NDArray[Any]
-# Encoded columns of some rows (see ``feature_eng.encode``) to ``score`` and ``model_score``,
-# float64 [n], and ``explanation``, if it was asked for.
+# Encoded columns of some rows (see ``feature_eng.encode``) to the model's ``output``, its
+# ``model_score`` and the published ``score``, [n], and ``explanation``, if it was asked for.
 Scorer = Callable[[dict[str, Array]], Mapping[str, Any]]
 
 # What a task yields of the file that it wrote.
 WRITTEN = "path string, rows bigint, bytes bigint, due bigint, found string"
-MODEL_SCORE = "model_score"
+OUTPUT, MODEL_SCORE = "output", "model_score"
 _ROW_GROUP_ROWS = 1 << 18
 _DICTIONARY_BYTES = 1 << 16  # of a column of a row group; keys of many values are not worth theirs
 _FREQUENT = 100
@@ -65,9 +65,10 @@ class Found:
         unknown: Per field with a vocabulary, the values that are not known.
         values: Per field with a vocabulary, all values.
         cells: The scores, before calibration, by cell (``conf.cells``).
-        frequent: The most frequent of them, with their rows. What a file holds in no more than
-            1% of its rows may be left out.
-        no_number: Rows whose score is infinite or no number; they are in neither of these.
+        frequent: The most frequent scores, as they are published, with their rows. What a file
+            holds in no more than 1% of its rows may be left out.
+        no_number: Rows for which the model put out infinity or no number, which its score may
+            hide; they are in neither of these.
     """
 
     rows: int
@@ -95,15 +96,13 @@ class Found:
         )
 
     @classmethod
-    def of(
-        cls, block: Block, fields: Sequence[FieldSpec], scores: npt.NDArray[np.float64]
-    ) -> "Found":
+    def of(cls, block: Block, fields: Sequence[FieldSpec], scores: Mapping[str, Any]) -> "Found":
         """Of encoded rows and their scores.
 
         Args:
             block: The rows.
             fields: How they were encoded.
-            scores: Before calibration [n].
+            scores: See ``Scorer``.
         """
         missing = {name: int(np.count_nonzero(null)) for name, null in block.nulls.items()}
         unknown, values = dict[str, int](), dict[str, int]()
@@ -117,12 +116,13 @@ class Found:
                 present = np.count_nonzero((ids != MISSING) & (ids != PADDING))
                 known = np.count_nonzero(ids >= field.first_known)
                 values[field.name], unknown[field.name] = int(present), int(present - known)
-        rows, scores = len(scores), scores[np.isfinite(scores)]
-        distinct, counts = np.unique(scores, return_counts=True)
+        finite = np.isfinite(scores[OUTPUT])
+        cells = count_cells(scores[MODEL_SCORE][finite])
+        distinct, counts = np.unique(scores[SCORE][finite], return_counts=True)
         top = np.argsort(-counts, kind="stable")[:_FREQUENT]
         frequent = dict(zip(distinct[top].tolist(), counts[top].tolist(), strict=True))
-        none = rows - len(scores)
-        return cls(rows, missing, unknown, values, count_cells(scores), frequent, none)
+        none = int(np.count_nonzero(~finite))
+        return cls(len(finite), missing, unknown, values, cells, frequent, none)
 
     def to_json(self) -> str:
         """As text, for the driver."""
@@ -180,7 +180,7 @@ class ScoreWriter:
                     continue
                 for block in self.encode(pa.Table.from_batches([batch])):
                     scores = scorer(block.columns)
-                    found += Found.of(block, self.fields, scores[MODEL_SCORE])
+                    found += Found.of(block, self.fields, scores)
                     yield self._table(block, scores)
 
         tables, counted = scored(), None
@@ -200,7 +200,8 @@ class ScoreWriter:
         if EXPLANATION in self.schema.names:
             data[EXPLANATION] = scores[EXPLANATION]
         table = pa.table([data[name] for name in self.schema.names], schema=self.schema)
-        return table.append_column(KEY_HASH, pa.array(block.key_hashes))
+        table = table.append_column(KEY_HASH, pa.array(block.key_hashes))
+        return table if self.top_k is None else table.append_column(RANK, pa.array(scores[OUTPUT]))
 
 
 def write_file(

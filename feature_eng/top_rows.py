@@ -8,6 +8,8 @@ import pyarrow.compute as pc
 
 from conf.scoring import SCORE
 
+# The model's output: of rows with the same score, as calibration gives to many, it knows the best.
+RANK = "_model_output"
 _HELD_ROWS = 1 << 18
 
 
@@ -46,15 +48,15 @@ class DueRows:
 
 
 def best_rows(tables: Iterator[pa.Table], top_k: int, by: str) -> Iterator[pa.Table]:
-    """The rows with the greatest scores for each value of a column; of equal ones the first.
+    """The rows that the model ranks highest for each value of a column; of equal ones the first.
 
     Args:
-        tables: Scored rows, of which some are held at a time.
+        tables: Scored rows with ``RANK``, of which some are held at a time.
         top_k: Rows for each value.
         by: The column, which comes first in the tables or among the keys.
 
     Yields:
-        One table, ordered by that column, then by score, descending, then by the other columns
+        One table, ordered by that column, then by rank, descending, then by the other columns
         before the score that have an order.
     """
     held: list[pa.Table] = []
@@ -74,7 +76,7 @@ def _best(rows: pa.Table, top_k: int, by: str) -> pa.Table:
         for field in list(rows.schema)[: rows.column_names.index(SCORE)]
         if field.name != by and not pa.types.is_nested(field.type)
     ]
-    order = [(by, "ascending"), (SCORE, "descending"), *((name, "ascending") for name in others)]
+    order = [(by, "ascending"), (RANK, "descending"), *((name, "ascending") for name in others)]
     rows = rows.take(pc.sort_indices(rows, sort_keys=order))
     codes = rows[by].combine_chunks().dictionary_encode(null_encoding="encode").indices.to_numpy()
     begins = np.flatnonzero(np.diff(codes, prepend=-1))

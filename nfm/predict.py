@@ -50,8 +50,9 @@ class Scorer:
             columns: Per field, as ``nfm.batch.assemble`` takes them.
 
         Returns:
-            ``model_score``, the model's (see ``nfm.objective``), and ``score``, the same after
-            calibration: float64 [n]; with ``explain`` also ``explanation``, see ``nfm.explain``.
+            ``output``, float32 [n]; ``model_score``, what it says (see ``nfm.objective``), and
+            ``score``, the same after calibration: float64 [n]; with ``explain`` also
+            ``explanation``, see ``nfm.explain``.
         """
         fields = self.bundle.manifest.fields
         rows = len(columns[fields[0].name])
@@ -64,7 +65,7 @@ class Scorer:
                 explanations.append(_explain(self.bundle, ids, x, self.explain))
         output = np.concatenate(outputs)
         score = Objective.of(self.bundle.config, self.bundle.manifest).scores(output)
-        found = {"score": score, "model_score": score}
+        found = {"output": output, "model_score": score, "score": score}
         if self.calibration != "none":
             found["score"] = self.bundle.scores.calibrate(self.calibration, output)
         if self.explain:

@@ -1,5 +1,6 @@
 """Candidates against the cross product, made by hand."""
 
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -7,15 +8,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 
 from conf.errors import ConfigError, DataError
 from conf.manifest import Manifest
+from conf.raw import RawConfig
 from conf.schema import Config
 from feature_eng import candidates
 from feature_eng.build import build_features
-from feature_eng.candidates import PairEncoder, find_candidates, save_items
-from feature_eng.scoring import Encoder, rows_of_day, write_indices
+from feature_eng.candidates import Candidates, PairEncoder, find_candidates, save_items
+from feature_eng.scoring import Encoder, canonical_score_rows, rows_of_day, write_indices
 from feature_eng.shipped import Shipped
 from feature_eng.vocabulary import read_vocabulary
 from jobs.serving import Served
@@ -93,6 +95,79 @@ def check_sides(encoder: PairEncoder, users: pa.Table, pairs: list[dict[str, Any
         for pair in pairs:
             own = alone[pair[key]]
             assert own == {name: pair[name] for name in own}
+
+
+def interactions(
+    spark: SparkSession, config: Config, shared: dict[str, str], **changes: Any
+) -> tuple[DataFrame, DataFrame, Any]:
+    """A row of each user with the item that he saw, a row of each item, and how they are paired."""
+    raw = spark.read.parquet(config.raw.path)
+    items = raw.select(*OF_ITEMS).dropDuplicates(["item"]).toArrow()
+    path = f"{config.raw.path}-{uuid.uuid4().hex}"
+    write_raw(Path(path), items)
+    update = {"seen": None, "shared": shared, "items": RawConfig(path=path)}
+    wanted = config.score.candidates.model_copy(update=update)
+    users = spark.createDataFrame(raw.dropDuplicates(["user"]).toArrow())
+    score = config.score.model_copy(update={"candidates": wanted, **changes})
+    return users, spark.createDataFrame(items), score
+
+
+def test_interactions_as_users_have_the_items_of_their_pairs(
+    spark: SparkSession, built: tuple[Config, Manifest], tmp_path: Path
+) -> None:
+    """Each user's row with an item of its own, against each pair written down as a row."""
+    config, manifest = built
+    shared, kept = {"price": "item", "Tags": "item"}, ["price", "age"]
+    users, items, score = interactions(spark, config, shared, columns=kept)
+    found = find_candidates(users, score, manifest.fields, manifest.keys, DS)
+    write_indices(read_vocabulary(spark, config.features.path), manifest.fields, str(tmp_path))
+    save_items(found.items, str(tmp_path))
+    shipped = Shipped(str(tmp_path), shared=True)
+    encoder = PairEncoder(
+        Encoder(found.user_fields, shipped), Encoder(found.item_fields, shipped), shipped
+    )
+    pairs = [pair for block in encoder(found.users.toArrow()) for pair in rows_of(block)]
+    written = users.select(*OF_USERS).crossJoin(items)
+    rows = canonical_score_rows(written, manifest.fields, manifest.keys, kept)
+    (block,) = Encoder(manifest.fields, shipped)(rows.toArrow())
+    assert len({pair["id of item"] for pair in pairs}) > 30
+    assert sorted(map(by_name, pairs)) == sorted(map(by_name, rows_of(block)))
+
+
+def by_name(row: dict[str, Any]) -> str:
+    return repr(sorted(row.items()))
+
+
+def test_what_is_not_of_one_side(spark: SparkSession, built: tuple[Config, Manifest]) -> None:
+    """Refused, also where a table has the columns of the other."""
+    config, manifest = built
+
+    def find(shared: dict[str, str], *sources: str, **changes: Any) -> Candidates:
+        users, _, score = interactions(spark, config, shared, **changes)
+        fields = [
+            manifest.fields[0].model_copy(update={"name": name, "source": source, "is_expr": True})
+            for name, source in zip(("user", "second", "third"), sources, strict=False)
+        ]
+        return find_candidates(users, score, fields, manifest.keys, DS)
+
+    told = r"'user': '.*' needs columns of the users and of the items.*crosses of both cannot"
+    for cross in ("concat(user, Item)", "concat(device, tags[0])"):
+        with pytest.raises(ConfigError, match=told):
+            find({"tags": "item"}, cross, optional=["user"])
+    unclear = r"both have {} \(wanted by {}\).*shared: {{{}}}, or user for item"
+    for source, names in (("string(price)", "price"), ("concat(price, tags)", "price, tags")):
+        each = ", ".join(f"{name}: item" for name in names.split(", "))
+        with pytest.raises(ConfigError, match=unclear.format(names, "field 'user'", each)):
+            find({}, source, optional=["user"])
+    with pytest.raises(ConfigError, match=unclear.format("price", ".*columns", "price: item")):
+        find({}, columns=["price"])
+    with pytest.raises(ConfigError, match=r"'item' is no column of the users.*name one of user"):
+        find({}, by="item", top_k=3)
+    found = find({"price": "user", "tags": "item"}, "string(price + age)", "tags[0]", "user")
+    assert [field.source for field in found.user_fields] == ["string(price + age)", "user"]
+    assert [field.source for field in found.item_fields] == ["tags[0]"]
+    with pytest.raises(DataError, match=r"'color' does not fit"):
+        find({}, "color")
 
 
 def test_of_several_rows_always_the_same_one_counts(

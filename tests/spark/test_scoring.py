@@ -28,7 +28,7 @@ from feature_eng.scoring import (
     score_rows,
     write_indices,
 )
-from feature_eng.top_rows import DueRows, best_rows
+from feature_eng.top_rows import RANK, DueRows, best_rows
 from feature_eng.vocabulary import read_vocabulary
 from tests.data import DS, make_config, raw_table, write_raw
 from tests.encoding import score_writer
@@ -37,7 +37,13 @@ from tests.encoding import score_writer
 def of_user(columns: dict[str, Any]) -> dict[str, Any]:
     """Stands for a model: half of the user's id."""
     scores = columns["user"] / 2
-    return {"score": scores, "model_score": scores}
+    return {"output": scores, "model_score": scores, "score": scores}
+
+
+def in_plateaus(columns: dict[str, Any]) -> dict[str, Any]:
+    """The same, calibrated to two scores."""
+    found = of_user(columns)
+    return found | {"score": np.where(found["output"] < 4, 0.25, 0.75)}
 
 
 class Built(NamedTuple):
@@ -65,10 +71,12 @@ def tonight(spark: SparkSession, built: Built, ds: str = DS, kept: Sequence[str]
     return canonical_score_rows(raw, built.manifest.fields, built.manifest.keys, kept)
 
 
-def writer(built: Built, rows: DataFrame, directory: Path, **others: Any) -> ScoreWriter:
-    """Writes the scores of ``of_user`` into a new directory."""
+def writer(
+    built: Built, rows: DataFrame, directory: Path, scorer: Any = of_user, **others: Any
+) -> ScoreWriter:
+    """Writes scores into a new directory."""
     features = built.config.features.path
-    return score_writer(features, built.manifest, rows, of_user, directory, **others)
+    return score_writer(features, built.manifest, rows, scorer, directory, **others)
 
 
 def test_the_scores_contract(spark: SparkSession, built: Built, tmp_path: Path) -> None:
@@ -148,18 +156,34 @@ def test_top_k_rows_of_each_user(
     assert sum(file.rows for file in files) == len(kept) == len(best)
 
 
+def test_the_best_rows_are_the_models_whatever_calibration_makes_equal(
+    spark: SparkSession, built: Built, tmp_path: Path
+) -> None:
+    rows = tonight(spark, built)
+    kept = []
+    for scorer in (of_user, in_plateaus):
+        top = writer(built, rows, tmp_path / scorer.__name__, scorer, top_k=3, by="item")
+        score_rows(rows, top)
+        table = pq.read_table(tmp_path / scorer.__name__)
+        assert table.column_names == ["user", "item", "score", "model_id", "scored_at"]
+        kept.append({(row["item"], row["user"]) for row in table.to_pylist()})
+    assert set(table["score"].to_pylist()) == {0.25, 0.75}
+    assert kept[0] == kept[1]
+
+
 def test_the_best_rows_do_not_depend_on_how_many_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     keys = {"item": rng.integers(0, 9, 500), "user": rng.integers(0, 99, 500)}
     lists = {"tags": [["a", "b"]] * 500}  # have no order
-    table = pa.table(keys | lists | {"score": rng.integers(0, 5, 500).astype(float)})
+    ranks = rng.integers(0, 5, 500).astype(float)
+    table = pa.table(keys | lists | {"score": ranks // 3, RANK: ranks})
     parts = [table.slice(start, 50) for start in range(0, 500, 50)]
     (at_once,) = best_rows(iter(parts), 4, "item")
     monkeypatch.setattr("feature_eng.top_rows._HELD_ROWS", 60)
     due = DueRows(4, "item")
     (in_parts,) = best_rows(due.of(iter(parts)), 4, "item")
     assert at_once.equals(in_parts)
-    frame = table.to_pandas().sort_values(["item", "score", "user"], ascending=[True, False, True])
+    frame = table.to_pandas().sort_values(["item", RANK, "user"], ascending=[True, False, True])
     expected = frame.groupby("item").head(4).reset_index(drop=True).drop(columns="tags")
     assert at_once.drop_columns("tags").to_pandas().equals(expected)
     assert due.total() == len(expected)

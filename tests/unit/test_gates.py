@@ -1,9 +1,11 @@
 """Gates against figures worked out by hand, and scores' drift against quantile bins."""
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from conf.cells import add_cells, as_pairs, count_cells, from_pairs
 from conf.errors import DataError
@@ -12,6 +14,11 @@ from conf.partition import PartitionManifest
 from conf.scoring import GatesConfig, Limits
 from feature_eng.gates import check_keys, check_scores, scores_index, settle_gates
 from feature_eng.scored_files import Block, Found
+from nfm.calibration import ScoreReference
+from nfm.objective import probability
+from nfm.predict import Scorer
+from tests.bundles import bundle_of
+from tests.bundles import columns as encoded_rows
 
 FIELDS = [
     FieldSpec(
@@ -90,13 +97,50 @@ def test_an_optional_field_and_a_few_rows_only_warn() -> None:
 def test_scores_that_are_no_numbers_fail() -> None:
     columns = {"user": np.array([2, 3, 3, 2], np.int32), "price": np.zeros(4, np.float32)}
     block = Block(columns, {}, np.arange(4), {"price": np.zeros(4, bool)})
-    found = Found.of(block, FIELDS, np.array([0.5, np.nan, 0.5, np.inf]))
-    found += Found.from_json(Found.of(block, FIELDS, np.full(4, np.nan)).to_json())
+
+    def of(*outputs: float) -> Found:
+        output = np.array(outputs, np.float32)
+        score = probability(output.astype(np.float64))
+        return Found.of(block, FIELDS, {"output": output, "model_score": score, "score": score})
+
+    none = of(np.nan, np.inf, -np.inf, np.nan)
+    found = of(0.0, np.nan, 0.0, np.inf) + Found.from_json(none.to_json())
     assert (found.rows, found.frequent, sum(found.cells.values())) == (8, {0.5: 2}, 2)
-    for one, rows in ((found, 6), (Found.of(block, FIELDS, np.full(4, np.nan)), 4)):
+    for one, rows in ((found, 6), (none, 4)):
         told = outcomes(GatesConfig(), one)
         (line,) = (line for line in told if line.startswith("scores are numbers"))
-        assert line == f"scores are numbers score {rows} rows without; clip the numeric fields fail"
+        found_line = f"{rows} rows without; clip the numeric fields, or train again"
+        assert line == f"scores are numbers score {found_line} fail"
+
+
+def test_one_plateau_of_a_calibration_is_one_score(tmp_path: Path) -> None:
+    """Though the model's own differ, by which the days are compared."""
+    plateau = ScoreReference({}, [[-99.0, 99.0], [0.3, 0.3]], [1.0, 0.0])
+    bundle, encoded = bundle_of(tmp_path, scores=plateau), encoded_rows(500)
+    nulls = {"price": np.zeros(500, bool)}
+    block = Block(encoded, {}, np.arange(500), nulls)
+    shares = []
+    for kind in ("none", "isotonic"):
+        found = Found.of(block, FIELDS, Scorer(bundle, kind, 0)(encoded))
+        told = check_scores(GatesConfig(), [], found, found.cells, None)
+        shares.append([(r.found, r.outcome) for r in told if r.check == "share of one value"])
+        assert len(found.cells) > 50
+    assert shares == [[("0.0020", "pass")], [("1.0000", "fail")]]
+
+
+@pytest.mark.parametrize("overrides", [(), ("task=regression", "train.early_stopping.metric=rmse")])
+def test_an_infinite_output_is_no_number_though_its_score_is(
+    tmp_path: Path, overrides: tuple[str, ...]
+) -> None:
+    bundle, encoded = bundle_of(tmp_path, "model.name=lr", *overrides), encoded_rows(500)
+    bundle.table_VD[3] = torch.inf  # of the third user
+    scores = Scorer(bundle, "none", 0)(encoded)
+    assert np.isfinite(scores["score"]).all()
+    block = Block(encoded, {}, np.arange(500), {"price": np.zeros(500, bool)})
+    found = Found.of(block, FIELDS, scores)
+    assert found.no_number == np.count_nonzero(encoded["user"] == 3) > 0
+    told = check_scores(GatesConfig(), [], found, found.cells, None)
+    assert [r.outcome for r in told if r.check == "scores are numbers"] == ["fail"]
 
 
 def test_a_failed_gate_ends_the_run_unless_forced(caplog: pytest.LogCaptureFixture) -> None:

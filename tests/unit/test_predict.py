@@ -68,6 +68,7 @@ def test_scores_of_any_number_of_rows(tmp_path: Path, rows: int) -> None:
     bundle, encoded = bundle_of(tmp_path), columns(rows)
     found = Scorer(bundle, "none", 2)(encoded)
     expected = probability(predict_logits(bundle, *matrices(encoded)).astype(np.float64))
+    assert found["output"].tolist() == predict_logits(bundle, *matrices(encoded)).tolist()
     assert found["score"].tolist() == found["model_score"].tolist() == expected.tolist()
     assert found["explanation"].equals(explain(bundle, *matrices(encoded), 2))
 
