@@ -84,6 +84,25 @@ def test_a_backfill_ends_with_the_code_of_its_failures(
     assert type(failed) is (RunError if codes == [1] else error or type(None))
 
 
+def test_days_of_another_model_are_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = make_config(tmp_path, f"score.path={tmp_path}/scores")
+    for ds, model in (("2026-01-01", "model-1"), ("2026-01-02", "model-0")):
+        publish(None, config.score, ds, ds, [(1, 0.5)], model_id=model)
+    (tmp_path / "models/model-1").mkdir(parents=True)
+    (tmp_path / "models/model-1/bundle.json").write_text("{}")
+    options = Namespace(first="2026-01-01", last="2026-01-02", bundle="latest", only_missing=True)
+    assert backfill.plan(config, options) == [
+        "skip: 2026-01-01 has scores of model-1",
+        "skip: 2026-01-02 has scores of model-0",
+    ]
+    assert [record.getMessage() for record in caplog.records] == [
+        "2026-01-02 keeps scores of 'model-0', where 'model-1' was asked for; to replace them, "
+        "score that day without --only-missing"
+    ]
+
+
 def test_the_days_of_a_range() -> None:
     options = Namespace(first="2024-02-28", last="2024-03-01")
     assert backfill.days_of(options) == ["2024-02-28", "2024-02-29", "2024-03-01"]
