@@ -200,7 +200,8 @@ def _check(
     """What the gates say of the scores."""
     gates, keys = config.score.gates, bundle.manifest.keys
     fields, reference = bundle.manifest.fields, bundle.scores.cells
-    checks = check_scores(gates, fields, found, reference, before, config.score.optional)
+    optional = config.score.optional
+    checks = check_scores(gates, fields, found, reference, before, bundle.model_id, optional)
     if gates.duplicate_keys != "ignore":
         duplicates = count_duplicates(directory, files)
         checks.append(check_keys(gates.duplicate_keys, duplicates, keys))
@@ -208,11 +209,12 @@ def _check(
 
 
 def newest_before(config: ScoreConfig, ds: str) -> PartitionManifest | None:
-    """The newest day of the week before that has scores: not every night publishes."""
+    """The newest day of the week before that has rows to compare with: not every night does."""
     for days in range(1, 8):
         day_before = (date.fromisoformat(ds) - timedelta(days=days)).isoformat()
         try:
-            if manifest := manifest_of(config, day_before):
+            manifest = manifest_of(config, day_before)
+            if manifest and manifest.score_cells:
                 return manifest
         except DataError as error:  # damaged, or of a newer release: no reason to have no scores
             logger.warning("%s; the gates take the day before it", error)

@@ -62,10 +62,11 @@ def test_vacuum_tells_what_it_removed(tmp_path: Path) -> None:
     assert not extra.exists()
 
 
-def test_a_damaged_day_before_is_passed_over(tmp_path: Path) -> None:
+def test_a_damaged_or_empty_day_before_is_passed_over(tmp_path: Path) -> None:
     config = make_config(tmp_path, f"score.path={tmp_path}/scores").score
     for ds in ("2026-01-02", "2026-01-04", "2026-01-05"):
-        publish(None, config, ds, ds, [(1, 0.5)])
+        publish(None, config, ds, ds, [(1, 0.5)], score_cells=[[7, 1]])
+    publish(None, config, "2026-01-03", "empty", [])
     (tmp_path / "scores/ds=2026-01-05/_manifest.json").write_text('{"schema_version": 2}')
     (tmp_path / "scores/ds=2026-01-04/_manifest.json").write_text('{"schema_ver')
     found = [score.newest_before(config, ds) for ds in ("2026-01-06", "2026-01-09", "2026-01-10")]
