@@ -203,7 +203,8 @@ def score_rows(rows: DataFrame, writer: ScoreWriter) -> tuple[list[ScoreFile], F
     scored, due = sum(file.rows for file in files), sum(row.due for row in written)
     if scored != due:
         raise DataError(
-            f"{scored} scores came out, {due} are due of {found.rows} rows: nothing was published"
+            f"{scored} scores came out, {due} are due of {found.rows} rows: nothing was published; "
+            f"run again, and if it comes back report it as a bug, with the log of -v"
         )
     if not files:
         nothing = iter([writer.schema.append(pa.field(KEY_HASH, pa.int64())).empty_table()])
