@@ -38,11 +38,13 @@ class GatesConfig(Section):
     )
     missing_share: Limits = Field(
         Limits(warn=0.1, fail=0.5),
-        description="Rise of a field's share of rows without a value over that in training.",
+        description="Rise of a field's share of rows without a value over that in training. With "
+        "`fail`, a field of which nothing is left fails whatever the rise, unless by chance.",
     )
     unknown_share: Limits = Field(
         Limits(warn=0.1, fail=0.5),
-        description="Rise of a field's share of unknown values over that of the validation rows.",
+        description="Rise of a field's share of unknown values over that of the validation rows. "
+        "With `fail`, one of which no value is known fails whatever the rise, unless by chance.",
     )
     reference_drift: Limits = Field(
         Limits(warn=0.25),
@@ -51,7 +53,8 @@ class GatesConfig(Section):
     )
     yesterday_drift: Limits = Field(
         Limits(warn=0.1, fail=0.5),
-        description="The same against the newest partition of the seven days before.",
+        description="The same against the newest partition with rows of the seven days before; "
+        "one of another model only warns.",
     )
     constant_share: Limits = Field(
         Limits(warn=0.5, fail=0.99),

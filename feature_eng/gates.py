@@ -16,6 +16,7 @@ from feature_eng.scored_files import Found
 
 _BINS = 20
 _MANY = 100  # rows of which not all but a few may be alike
+_CHANCE = 1e-6  # what is less likely did not happen by chance
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +27,7 @@ def check_scores(
     found: Found,
     reference: Cells,
     before: PartitionManifest | None,
+    model_id: str,
     optional: Collection[str] = (),
 ) -> list[CheckResult]:
     """Compare a day's rows and scores with those of the training, and with an earlier day.
@@ -35,7 +37,8 @@ def check_scores(
         fields: As they were fitted, with the rates of the training.
         found: What the day's rows were like.
         reference: The scores of the validation rows.
-        before: An earlier day; None without any.
+        before: An earlier day with scores; None without any.
+        model_id: What scored this day.
         optional: Fields whose values may be missing.
     """
     results = [check_rows(gates.min_rows, found.rows)]
@@ -43,27 +46,62 @@ def check_scores(
         return results
     for field in fields:
         if rate := field.missing_rate:
-            rise = found.missing[field.name] / found.rows - rate["train"]
             limits = gates.missing_share
             if field.name in optional:
                 limits = Limits(warn=limits.warn)
-            results.append(_within(limits, "rise of missing share", field.name, rise))
-        if field.has_vocabulary and (values := found.values[field.name]):
-            rise = found.unknown[field.name] / values - field.oov_rate["valid"]
-            results.append(_within(gates.unknown_share, "rise of unknown share", field.name, rise))
+            counts = found.missing[field.name], found.rows
+            results.append(_rise(limits, "missing", field.name, *counts, rate["train"]))
+        if field.has_vocabulary:
+            counts = found.unknown[field.name], found.values[field.name]
+            usual = field.oov_rate["valid"]
+            results.append(_rise(gates.unknown_share, "unknown", field.name, *counts, usual))
     if found.no_number:
         results.append(_no_number(found.no_number))
     if not found.cells:
         return results
     index = scores_index(reference, found.cells)
     results.append(_within(gates.reference_drift, "drift from validation", "score", index))
-    if before and before.score_cells:
-        index = scores_index(from_pairs(before.score_cells), found.cells)
-        results.append(_within(gates.yesterday_drift, f"drift from {before.ds}", "score", index))
+    results.append(_drift_from_day(gates.yesterday_drift, before, model_id, found.cells))
     if found.rows >= _MANY:
         share = max(found.frequent.values()) / found.rows
         results.append(_within(gates.constant_share, "share of one value", "score", share))
     return results
+
+
+def _drift_from_day(
+    limits: Limits, before: PartitionManifest | None, model_id: str, found: Cells
+) -> CheckResult:
+    if before is None:
+        return _nothing("drift from the week before", "score", "scores to compare with", "none")
+    index, check = scores_index(from_pairs(before.score_cells), found), f"drift from {before.ds}"
+    if before.model_id != model_id:
+        # Failing, it would fail every night until that day is a week old: none replaces it.
+        limits = Limits(warn=limits.fail if limits.warn is None else limits.warn)
+        check += f", when '{before.model_id}' scored,"
+    return _within(limits, check, "score", index)
+
+
+def _rise(limits: Limits, what: str, of: str, count: int, total: int, usual: float) -> CheckResult:
+    """Compare a share with the usual one: by how far it is above, and whether it is all."""
+    check = f"rise of {what} share"
+    if total == 0:
+        return _nothing(check, of, "values to look up", "none")
+    result = _within(limits, check, of, count / total - usual)
+    # Where most are so anyhow, the share cannot rise by much even if nothing is left of the field.
+    if limits.fail is None or result.outcome == "fail" or count < total or usual**total > _CHANCE:
+        return result
+    return CheckResult(
+        check=f"{what} share",
+        of=of,
+        expected=f"not all (usually {usual:.4f})",
+        found=f"all {total}",
+        outcome="fail",
+    )
+
+
+def _nothing(check: str, of: str, expected: str, found: str) -> CheckResult:
+    """A check that could not be made, for the record."""
+    return CheckResult(check=check, of=of, expected=expected, found=found, outcome="pass")
 
 
 def _no_number(rows: int) -> CheckResult:

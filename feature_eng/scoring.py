@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import to_arrow_schema
@@ -186,24 +186,41 @@ def scores_schema(kept: T.StructType, *, explained: bool) -> pa.Schema:
     return schema.append(pa.field(EXPLANATION, EXPLANATION_TYPE)) if explained else schema
 
 
-def score_rows(rows: DataFrame, writer: ScoreWriter) -> tuple[list[ScoreFile], Found]:
+def score_rows(
+    rows: DataFrame, writer: ScoreWriter, pairs: int | None = None
+) -> tuple[list[ScoreFile], Found]:
     """Score canonical rows, and write the scores.
+
+    Args:
+        rows: Canonical rows, or users to pair with items.
+        writer: Runs in the Python workers.
+        pairs: How many pairs the rows stand for; None where each is scored itself.
 
     Returns:
         The files, at least one, and what the rows were like.
 
     Raises:
-        DataError: Not as many scores came out as rows went in, or as top_k leaves of them.
+        DataError: Not as many rows were scored as Spark handed to the workers, or as there are
+            pairs; or not as many scores came out of them as are due.
     """
     if writer.by is not None:
         rows = spread(rows, F.col(KEYS)[writer.by])
+    seen = Observation()
+    rows = rows.observe(seen, F.count(F.lit(1)).alias("rows"))
     written = rows.mapInArrow(in_worker(writer.write), WRITTEN).collect()
     files = [ScoreFile(path=row.path, rows=row.rows, bytes=row.bytes) for row in written]
     found = sum((Found.from_json(row.found) for row in written), Found.none())
+    handed, what = (seen.get["rows"], "rows") if pairs is None else (pairs, "pairs")
+    if found.rows != handed:
+        raise DataError(
+            f"{found.rows} of {handed} {what} were scored: nothing was published; if a table "
+            f"changed meanwhile, run again, else report it as a bug, with the log of -v"
+        )
     scored, due = sum(file.rows for file in files), sum(row.due for row in written)
     if scored != due:
         raise DataError(
-            f"{scored} scores came out, {due} are due of {found.rows} rows: nothing was published"
+            f"{scored} scores came out, {due} are due of {found.rows} rows: nothing was published; "
+            f"run again, and if it comes back report it as a bug, with the log of -v"
         )
     if not files:
         nothing = iter([writer.schema.append(pa.field(KEY_HASH, pa.int64())).empty_table()])

@@ -107,8 +107,8 @@ def score_day(config: Config, options: argparse.Namespace, ds: str) -> Day:
     """Score one day; an error is what became of it."""
     start = time.monotonic()
     try:
-        if options.only_missing and _has_scores(config, ds):
-            done = Day(ds, None, 0.0, "skipped: has scores")
+        if model := _kept_scores(config, options, ds):
+            done = Day(ds, None, 0.0, f"skipped: has scores of {model}")
         else:
             stage = score.run(config, argparse.Namespace(**{**vars(options), "ds": ds}))
             done = Day(ds, stage.rows_out, stage.seconds, "published")
@@ -127,20 +127,34 @@ def score_day(config: Config, options: argparse.Namespace, ds: str) -> Day:
     return done
 
 
-def _has_scores(config: Config, ds: str) -> bool:
+def _kept_scores(config: Config, options: argparse.Namespace, ds: str) -> str | None:
+    """The model whose scores a day keeps; None where the day is to be scored."""
+    if not options.only_missing:
+        return None
     try:
-        return manifest_of(config.score, ds) is not None
+        manifest = manifest_of(config.score, ds)
     except DataError as error:  # damaged: the day is scored again
         logger.warning("%s", error)
-        return False
+        return None
+    if manifest is None:
+        return None
+    asked = options.bundle.rpartition("/")[2]
+    if manifest.model_id != asked:
+        logger.warning(
+            "%s keeps scores of '%s', where '%s' was asked for; to replace them, score that day "
+            "without --only-missing",
+            *(ds, manifest.model_id, asked),
+        )
+    return manifest.model_id
 
 
 def plan(config: Config, options: argparse.Namespace) -> list[str]:
     """What would be done with each day."""
+    options.bundle = resolve_bundle(config.train.path, options.bundle)
     lines = []
     for ds in days_of(options):
-        if options.only_missing and _has_scores(config, ds):
-            lines.append(f"skip: {ds} has scores")
+        if model := _kept_scores(config, options, ds):
+            lines.append(f"skip: {ds} has scores of {model}")
         else:
             lines += score.plan(config, argparse.Namespace(**{**vars(options), "ds": ds}))
     return lines

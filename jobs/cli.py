@@ -72,8 +72,18 @@ def parser(doc: str, examples: str) -> argparse.ArgumentParser:
 
 
 def day(text: str) -> str:
-    """A day as YYYY-MM-DD, for argparse."""
-    return date.fromisoformat(text).isoformat()
+    """A day as YYYY-MM-DD, for argparse.
+
+    Raises:
+        argparse.ArgumentTypeError: It is none, or written otherwise.
+    """
+    try:
+        written = date.fromisoformat(text).isoformat()
+    except ValueError:
+        written = None
+    if written != text:  # fromisoformat takes 20260102 and 2026-W01-5 as well
+        raise argparse.ArgumentTypeError(f"invalid day value: '{text}'; expected YYYY-MM-DD")
+    return text
 
 
 def main(

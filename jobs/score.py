@@ -98,8 +98,7 @@ def run(config: Config, options: argparse.Namespace) -> Stage:
             by=config.score.by,
         )
         clock.lap("prepare")
-        files, found = score_rows(work.rows, writer)
-        _refuse_lost_pairs(work, found)
+        files, found = score_rows(work.rows, writer, work.pairs)
         clock.lap("score")
         checks = _check(config, bundle, before, published.directory, files, found)
         settle_gates(checks, f"{work.source} of {options.ds}", forced=options.force)
@@ -181,14 +180,6 @@ def _work(
     )
 
 
-def _refuse_lost_pairs(work: Work, found: Found) -> None:
-    if work.pairs is not None and work.pairs != found.rows:
-        raise DataError(
-            f"{found.rows} of {work.pairs} pairs of '{work.source}' were scored: nothing was "
-            f"published; if a table changed meanwhile, run again"
-        )
-
-
 def _check(
     config: Config,
     bundle: Bundle,
@@ -200,7 +191,8 @@ def _check(
     """What the gates say of the scores."""
     gates, keys = config.score.gates, bundle.manifest.keys
     fields, reference = bundle.manifest.fields, bundle.scores.cells
-    checks = check_scores(gates, fields, found, reference, before, config.score.optional)
+    optional = config.score.optional
+    checks = check_scores(gates, fields, found, reference, before, bundle.model_id, optional)
     if gates.duplicate_keys != "ignore":
         duplicates = count_duplicates(directory, files)
         checks.append(check_keys(gates.duplicate_keys, duplicates, keys))
@@ -208,11 +200,12 @@ def _check(
 
 
 def newest_before(config: ScoreConfig, ds: str) -> PartitionManifest | None:
-    """The newest day of the week before that has scores: not every night publishes."""
+    """The newest day of the week before that has rows to compare with: not every night does."""
     for days in range(1, 8):
         day_before = (date.fromisoformat(ds) - timedelta(days=days)).isoformat()
         try:
-            if manifest := manifest_of(config, day_before):
+            manifest = manifest_of(config, day_before)
+            if manifest and manifest.score_cells:
                 return manifest
         except DataError as error:  # damaged, or of a newer release: no reason to have no scores
             logger.warning("%s; the gates take the day before it", error)

@@ -24,6 +24,7 @@ ALIASES = (SERVING, CANDIDATE)
 _DIRECTORY = "_aliases"  # holds no manifest: it is not taken for a bundle
 _KEPT = 50  # bundles that an alias named before
 TIME = "%Y%m%dT%H%M%S"  # what an id begins with
+_NEVER = datetime.min.replace(tzinfo=UTC)
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +86,9 @@ def resolve_bundle(models: str, name: str) -> str:
     for path in (f"{models}/{name}", name):
         if _is_there(path):
             return storage.absolute(path)
-    raise ConfigError(f"no bundle '{name}' in '{models}' or by that path; see what is there")
+    raise ConfigError(
+        f"no bundle '{name}' in '{models}' or by that path; 'jobs.models list' says what is there"
+    )
 
 
 def resolve_start(models: str, name: str) -> str | None:
@@ -100,9 +103,14 @@ def resolve_start(models: str, name: str) -> str | None:
 
 
 def bundles(models: str) -> list[str]:
-    """The ids of the bundles in a directory, the oldest first."""
+    """The ids of the bundles in a directory, in the order in which they were trained.
+
+    Those whose names do not say when, such as copies by hand, come first: none is the latest beside
+    one that was trained.
+    """
     fs, plain = storage.filesystem(models)
-    return sorted(path.split("/")[-2] for path in fs.glob(f"{plain}/*/{RECORD}"))
+    names = [path.split("/")[-2] for path in fs.glob(f"{plain}/*/{RECORD}")]
+    return sorted(names, key=lambda name: (trained_at(name) or _NEVER, name))
 
 
 def _named_by(models: str, alias: str) -> str:

@@ -71,18 +71,28 @@ def manifest_for(
 
 
 def commit(
-    published: Publication, ds: str, run_id: str, *parts: Rows, extra: pa.Array | None = None
+    published: Publication,
+    ds: str,
+    run_id: str,
+    *parts: Rows,
+    extra: pa.Array | None = None,
+    **changes: object,
 ) -> PartitionManifest:
     """Write a file of each part and publish them."""
     names = [write_scores(published.directory, run_id, rows, extra) for rows in parts]
-    manifest = manifest_for(published.directory, names, ds, run_id)
+    manifest = manifest_for(published.directory, names, ds, run_id, **changes)
     published.commit(manifest)
     return manifest
 
 
 def publish(
-    spark: SparkSession | None, config: ScoreConfig, ds: str, run_id: str, *parts: Rows
+    spark: SparkSession | None,
+    config: ScoreConfig,
+    ds: str,
+    run_id: str,
+    *parts: Rows,
+    **changes: object,
 ) -> PartitionManifest:
-    """Publish a day with a file of each part."""
+    """Publish a day with a file of each part, and these values in its manifest."""
     with publication(spark, config, ds, run_id) as published:  # type: ignore[arg-type]
-        return commit(published, ds, run_id, *parts)
+        return commit(published, ds, run_id, *parts, **changes)

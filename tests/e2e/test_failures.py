@@ -75,11 +75,12 @@ def test_a_backfill_that_is_stopped_begins_nothing_and_says_what_it_did(tmp_path
     assert done.returncode == 4, done.stderr
     table = [line.split(maxsplit=3) for line in done.stdout.splitlines()[-3:]]
     assert [(row[0], row[3]) for row in table] == [
-        ("2026-01-01", "skipped: has scores"),
+        ("2026-01-01", "skipped: has scores of model-1"),
         (DS, "interrupted"),
         ("2026-01-03", "not done"),
     ]
     assert "Traceback" not in done.stderr
+    assert "2026-01-01 keeps scores of 'model-1', where 'drawn' was asked for" in done.stderr
     assert [path.name for path in (tmp_path / "scores").glob("ds=*")] == ["ds=2026-01-01"]
 
 

@@ -378,7 +378,8 @@ def test_a_backfill_goes_on_after_a_day_that_fails(job: JobCaller, spoiled: Path
     days = ("--from", DS, "--to", fourth, "--only-missing", "--parallel", "2")
     plan = job(backfill, "--from", DS, "--to", third, "--only-missing", "--dry-run")
     assert plan.code == 0, plan.err
-    assert plan.out.splitlines()[0] == f"skip: {DS} has scores"
+    (bundle,) = (spoiled / "models").glob("2*")
+    assert plan.out.splitlines()[0] == f"skip: {DS} has scores of {bundle.name}"
     assert plan.out.splitlines()[1].startswith("score: 300 rows of ")
     assert snapshot(spoiled) == before
     outcome = job(backfill, *days)
@@ -386,7 +387,7 @@ def test_a_backfill_goes_on_after_a_day_that_fails(job: JobCaller, spoiled: Path
     assert "error: 1 of 3 days failed" in outcome.err
     table = [line.split(maxsplit=3) for line in outcome.out.splitlines()[-3:]]
     assert [(row[0], row[1]) for row in table] == [(DS, "-"), (third, "300"), (fourth, "-")]
-    assert [row[3] for row in table[:2]] == ["skipped: has scores", "published"]
+    assert [row[3] for row in table[:2]] == [f"skipped: has scores of {bundle.name}", "published"]
     assert table[2][3].startswith("failed: ")
     old = f"{spoiled}/scores/ds={DS}/"
     assert all(snapshot(spoiled)[path] == before[path] for path in before if path.startswith(old))

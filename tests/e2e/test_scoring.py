@@ -11,8 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
+from conf.manifest import MISSING, PADDING, UNKNOWN
 from jobs import build_features, score, train
 from nfm.bundle import load_bundle
+from nfm.predict import Scorer
 from tests.data import DS, raw_table, write_config, write_raw
 from tests.e2e.jobs_under_test import JobCaller, Outcome
 
@@ -165,20 +167,36 @@ def test_candidates_have_the_scores_of_their_rows(job: JobCaller, root: Path) ->
 
 def test_rows_of_which_nothing_is_known(job: JobCaller, root: Path) -> None:
     """Published only if somebody insists; and then like a row of unknown values each."""
-    table = raw_table(50)
-    strangers = pa.array([f"stranger {n}" for n in range(50)])
-    devices = pa.array([f"device {n}" for n in range(50)])
-    table = table.set_column(0, "user", strangers).set_column(2, "device", devices)
+    numbers = range(50)
+    table = pa.table(
+        {
+            "user": [f"stranger {n}" for n in numbers],
+            "item": [10_000 + n for n in numbers],
+            "device": [f"device {n}" for n in numbers],
+            "price": pa.nulls(50, pa.float64()),
+            "age": pa.nulls(50, pa.int32()),
+            "tags": [[f"tag {n}"] for n in numbers],
+        }
+    )
     sets = settings(root, **tonight(root, table))
     refused = job(score, "--ds", DS, *sets)
-    told = "fail: rise of unknown share of 'user': warns at 0.1, fails at 0.5 expected, "
-    assert (refused.code, told in refused.err) == (3, True), refused
-    assert "2 of " in refused.err
+    for told in ("unknown share of 'user'", "missing share of 'price'"):
+        line = f"fail: rise of {told}: warns at 0.1, fails at 0.5 expected, "
+        assert (refused.code, line in refused.err) == (3, True), refused
     forced = job(score, "--ds", DS, "--force", *sets)
-    assert len(scores(forced)) == 50
     assert manifest(forced)["forced"] is True
     failed = [check["of"] for check in manifest(forced)["checks"] if check["outcome"] == "fail"]
-    assert failed == ["user", "device"]
+    assert failed == table.column_names
+    assert "6 of " in refused.err
+    (path,) = (root / "models").glob("2*")
+    stranger = {
+        **{name: np.array([UNKNOWN], np.int32) for name in ("user", "item", "device")},
+        "price": np.zeros(1, np.float32),
+        "age": np.array([MISSING], np.int32),
+        "tags": np.array([[UNKNOWN, PADDING, PADDING]], np.int32),
+    }
+    (expected,) = Scorer(load_bundle(str(path)), "none", 0)(stranger)["score"]
+    assert [row["score"] for row in scores(forced)] == [expected] * 50
 
 
 @pytest.mark.parametrize(

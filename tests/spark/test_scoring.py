@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -136,6 +137,20 @@ def test_a_day_without_rows_has_a_file_without_rows(
     assert (file.rows, found) == (0, Found.none())
     schema = pq.read_schema(tmp_path / "scores" / file.path)
     assert schema.names == ["user", "item", "score", "model_id", "scored_at"]
+
+
+@pytest.mark.parametrize("by", [None, "item"])
+def test_rows_that_are_lost_before_they_are_counted_are_missed(
+    spark: SparkSession, built: Built, tmp_path: Path, by: str | None
+) -> None:
+    rows = tonight(spark, built).coalesce(1)
+    whole = writer(built, rows, tmp_path / "scores", by=by, top_k=by and 3)
+    encode = whole.encode
+    cut = replace(whole, encode=lambda batch: encode(batch.slice(1)))
+    with pytest.raises(DataError, match=r"39\d of 400 rows were scored: nothing was published"):
+        score_rows(rows, cut)
+    with pytest.raises(DataError, match="400 of 401 pairs were scored"):
+        score_rows(rows, whole, pairs=401)
 
 
 def test_top_k_rows_of_each_user(

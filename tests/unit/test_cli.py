@@ -1,5 +1,6 @@
-"""What the jobs say of an error."""
+"""What the jobs take as a day, and what they say of an error."""
 
+import argparse
 import socket
 
 import pytest
@@ -7,7 +8,16 @@ from py4j.clientserver import ClientServer, JavaParameters, PythonParameters
 from py4j.java_gateway import GatewayParameters, JavaGateway
 
 from conf.errors import RunError
-from jobs.cli import explained
+from jobs.cli import day, explained
+
+
+def test_a_day_is_written_in_one_way() -> None:
+    assert day("2024-02-29") == "2024-02-29"
+    others = ("20260102", "2026-W01-5", "2026-1-2", "2026-02-29", " 2026-01-02", "yesterday", "")
+    for text in others:
+        with pytest.raises(argparse.ArgumentTypeError) as refused:
+            day(text)
+        assert str(refused.value) == f"invalid day value: '{text}'; expected YYYY-MM-DD"
 
 
 @pytest.mark.parametrize("python", [ClientServer, JavaGateway])

@@ -52,13 +52,13 @@ def found_of(scores: np.ndarray, missing: int, unknown: int) -> Found:
 
 def day_with(scores: np.ndarray) -> PartitionManifest:
     cells = as_pairs(count_cells(scores))
-    return PartitionManifest.model_construct(ds="2026-01-01", score_cells=cells)
+    return PartitionManifest.model_construct(ds="2026-01-01", score_cells=cells, model_id="m-1")
 
 
 def outcomes(gates: GatesConfig, found: Found, yesterday: np.ndarray | None = None) -> list[str]:
     reference = count_cells(np.linspace(0.01, 0.99, 1000))
     before = None if yesterday is None else day_with(yesterday)
-    results = check_scores(gates, FIELDS, found, reference, before)
+    results = check_scores(gates, FIELDS, found, reference, before, "m-1")
     return [f"{r.check} {r.of} {r.found} {r.outcome}" for r in results if r.outcome != "pass"]
 
 
@@ -89,9 +89,71 @@ def test_each_gate() -> None:
 
 def test_an_optional_field_and_a_few_rows_only_warn() -> None:
     few = found_of(np.full(99, 0.5), 99, 0)
-    results = check_scores(GatesConfig(), FIELDS, few, count_cells(np.full(9, 0.5)), None, ["user"])
+    reference = count_cells(np.full(9, 0.5))
+    results = check_scores(GatesConfig(), FIELDS, few, reference, None, "m-1", ["user"])
     told = {result.check: result.outcome for result in results if result.outcome != "pass"}
     assert told == {"rise of missing share": "warn"}
+
+
+def test_a_field_of_which_nothing_is_left_fails_however_little_the_share_rose() -> None:
+    same = np.linspace(0.011, 0.989, 1000)
+
+    def told(
+        found: Found, limits: Limits | None = None, optional: str = "", usual: float = 0.55
+    ) -> list[str]:
+        gates = GatesConfig(missing_share=limits) if limits else GatesConfig()
+        rates = {"missing_rate": {"train": usual}, "oov_rate": {"valid": 0.7}}
+        fields = [field.model_copy(update=rates) for field in FIELDS]
+        results = check_scores(gates, fields, found, count_cells(same), None, "m", [optional])
+        return [r.line() for r in results if "'user'" in r.line()]
+
+    gone = found_of(same, 1000, 0)
+    assert told(gone) == [
+        "fail: missing share of 'user': not all (usually 0.5500) expected, all 1000 found",
+        "pass: rise of unknown share of 'user': values to look up expected, none found",
+    ]
+    assert told(found_of(same, 0, 1000))[1] == (
+        "fail: unknown share of 'user': not all (usually 0.7000) expected, all 1000 found"
+    )
+    warned = "warn: rise of missing share of 'user': warns at 0.1"
+    assert told(gone, optional="user")[0].startswith(f"{warned} expected")
+    assert told(gone, Limits(warn=0.1))[0].startswith(f"{warned} expected")
+    assert told(found_of(same, 999, 0))[0].startswith(f"{warned}, fails at 0.5 expected")
+    # Of 20 rows none has a value once in 0.55 ** -20 = 156,000 days.
+    assert told(found_of(same[:20], 20, 0))[0].startswith(warned)
+    assert told(gone, usual=1.0)[0].startswith("pass: rise of missing share")
+
+
+@pytest.mark.parametrize(
+    ("limits", "model", "told"),
+    [
+        (Limits(warn=0.1, fail=0.5), "m-1", "warns at 0.1, fails at 0.5 expected, "),
+        (Limits(fail=0.5), "m-1", "fails at 0.5 expected, "),
+        (Limits(warn=0.1, fail=0.5), "m-2", "warns at 0.1 expected, "),
+        (Limits(fail=0.5), "m-2", "warns at 0.5 expected, "),
+    ],
+)
+def test_a_day_of_another_model_only_warns(limits: Limits, model: str, told: str) -> None:
+    """Otherwise no night would pass after a promotion until the day before it is a week old."""
+    start = {
+        "m-1": "fail: drift from 2026-01-01 of 'score': ",
+        "m-2": "warn: drift from 2026-01-01, when 'm-1' scored, of 'score': ",
+    }
+    same, other = np.linspace(0.011, 0.989, 1000), np.linspace(0.5, 0.501, 1000)
+    gates, found = GatesConfig(yesterday_drift=limits), found_of(other, 100, 0)
+    results = check_scores(gates, FIELDS, found, count_cells(same), day_with(same), model)
+    (line,) = (result.line() for result in results if "2026-01-01" in result.check)
+    assert line.startswith(start[model] + told)
+
+
+def test_that_there_is_no_earlier_day_is_recorded() -> None:
+    same = np.linspace(0.011, 0.989, 1000)
+    results = check_scores(
+        GatesConfig(), FIELDS, found_of(same, 100, 0), count_cells(same), None, "m-1"
+    )
+    (line,) = (result.line() for result in results if "week before" in result.check)
+    told = "drift from the week before of 'score': scores to compare with expected, none found"
+    assert line == f"pass: {told}"
 
 
 def test_scores_that_are_no_numbers_fail() -> None:

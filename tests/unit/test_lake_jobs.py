@@ -62,10 +62,11 @@ def test_vacuum_tells_what_it_removed(tmp_path: Path) -> None:
     assert not extra.exists()
 
 
-def test_a_damaged_day_before_is_passed_over(tmp_path: Path) -> None:
+def test_a_damaged_or_empty_day_before_is_passed_over(tmp_path: Path) -> None:
     config = make_config(tmp_path, f"score.path={tmp_path}/scores").score
     for ds in ("2026-01-02", "2026-01-04", "2026-01-05"):
-        publish(None, config, ds, ds, [(1, 0.5)])
+        publish(None, config, ds, ds, [(1, 0.5)], score_cells=[[7, 1]])
+    publish(None, config, "2026-01-03", "empty", [])
     (tmp_path / "scores/ds=2026-01-05/_manifest.json").write_text('{"schema_version": 2}')
     (tmp_path / "scores/ds=2026-01-04/_manifest.json").write_text('{"schema_ver')
     found = [score.newest_before(config, ds) for ds in ("2026-01-06", "2026-01-09", "2026-01-10")]
@@ -82,6 +83,25 @@ def test_a_backfill_ends_with_the_code_of_its_failures(
     days = [Day("2026-01-01", None, 1.0, "x", code) for code in codes]
     failed = backfill.failure(days)
     assert type(failed) is (RunError if codes == [1] else error or type(None))
+
+
+def test_days_of_another_model_are_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = make_config(tmp_path, f"score.path={tmp_path}/scores")
+    for ds, model in (("2026-01-01", "model-1"), ("2026-01-02", "model-0")):
+        publish(None, config.score, ds, ds, [(1, 0.5)], model_id=model)
+    (tmp_path / "models/model-1").mkdir(parents=True)
+    (tmp_path / "models/model-1/bundle.json").write_text("{}")
+    options = Namespace(first="2026-01-01", last="2026-01-02", bundle="latest", only_missing=True)
+    assert backfill.plan(config, options) == [
+        "skip: 2026-01-01 has scores of model-1",
+        "skip: 2026-01-02 has scores of model-0",
+    ]
+    assert [record.getMessage() for record in caplog.records] == [
+        "2026-01-02 keeps scores of 'model-0', where 'model-1' was asked for; to replace them, "
+        "score that day without --only-missing"
+    ]
 
 
 def test_the_days_of_a_range() -> None:

@@ -14,6 +14,7 @@ from conf.errors import ConfigError, DataError, RunError
 from jobs import models as job_models
 from nfm.registry import (
     Promotion,
+    bundles,
     promote,
     read_alias,
     resolve_bundle,
@@ -98,6 +99,23 @@ def test_a_promotion_that_is_killed_leaves_the_old_or_the_new_alias(tmp_path: Pa
     assert len(left) == 10
     for newest, *earlier in left:
         assert earlier == list(range(newest - 1, -1, -1))[:50]
+
+
+def test_the_latest_is_the_one_that_was_trained_last(tmp_path: Path) -> None:
+    """A copy by hand, whatever its name, never comes after one that a training named."""
+    models = str(tmp_path)
+    names = ["20260101T000000-lr-1", "20251231T235959-nfm-2", "serving-backup", "0-old", "2027"]
+    for name in names[2:]:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "bundle.json").write_text("{}")
+    assert resolve_bundle(models, "latest") == f"{models}/serving-backup"
+    for name in names[:2]:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "bundle.json").write_text("{}")
+        assert resolve_bundle(models, "latest") == f"{models}/{names[0]}"
+    assert bundles(models) == ["0-old", "2027", "serving-backup", names[1], names[0]]
+    with pytest.raises(ConfigError, match=r"no bundle 'x' in .*'jobs.models list' says what is"):
+        resolve_bundle(models, "x")
 
 
 def test_names_that_stand_for_no_bundle(tmp_path: Path) -> None:
