@@ -184,7 +184,7 @@ def test_one_plateau_of_a_calibration_is_one_score(tmp_path: Path) -> None:
     shares = []
     for kind in ("none", "isotonic"):
         found = Found.of(block, FIELDS, Scorer(bundle, kind, 0)(encoded))
-        told = check_scores(GatesConfig(), [], found, found.cells, None)
+        told = check_scores(GatesConfig(), [], found, found.cells, None, "m")
         shares.append([(r.found, r.outcome) for r in told if r.check == "share of one value"])
         assert len(found.cells) > 50
     assert shares == [[("0.0020", "pass")], [("1.0000", "fail")]]
@@ -201,7 +201,7 @@ def test_an_infinite_output_is_no_number_though_its_score_is(
     block = Block(encoded, {}, np.arange(500), {"price": np.zeros(500, bool)})
     found = Found.of(block, FIELDS, scores)
     assert found.no_number == np.count_nonzero(encoded["user"] == 3) > 0
-    told = check_scores(GatesConfig(), [], found, found.cells, None)
+    told = check_scores(GatesConfig(), [], found, found.cells, None, "m")
     assert [r.outcome for r in told if r.check == "scores are numbers"] == ["fail"]
 
 
