@@ -21,7 +21,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from conf import storage
+from conf import publishing
 
 WHEEL = "recbole==1.2.1"
 FOLDER = "recbole/dataset_example/ml-100k"
@@ -161,7 +161,7 @@ def _read_grouplens(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFr
 def _write(frame: pd.DataFrame, directory: Path, schema: pa.Schema) -> None:
     """Replace the directory by one Parquet file; Spark splits it as it likes."""
     table = pa.Table.from_pandas(frame, schema=schema, preserve_index=False)
-    with storage.staged_directory(str(directory), overwrite=True, proof=FILE) as staging:
+    with publishing.staged_directory(str(directory), overwrite=True, proof=FILE) as staging:
         pq.write_table(table, f"{staging}/{FILE}", row_group_size=20_000)
 
 

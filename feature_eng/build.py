@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from pyspark.sql import DataFrame, Observation, SparkSession
 
-from conf import storage
+from conf import publishing, storage
 from conf.errors import DataError, RunError
 from conf.fields import LABEL, WEIGHT
 from conf.loader import dump_config
@@ -62,7 +62,7 @@ def build_features(
         DataError: The raw table broke the contract.
         RunError: Another run builds the same features.
     """
-    with storage.staged_directory(
+    with publishing.staged_directory(
         config.features.path, overwrite=overwrite, proof=FILE_NAME
     ) as staging:
         raw = rows_of_days(read_raw(spark, config.raw), config.raw, ds_from, ds_to)

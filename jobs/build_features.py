@@ -3,7 +3,7 @@
 import argparse
 import time
 
-from conf import storage
+from conf import publishing
 from conf.manifest import FILE_NAME
 from conf.schema import SPLITS, Config
 from feature_eng.base import read_base
@@ -50,7 +50,7 @@ def run(config: Config, options: argparse.Namespace) -> Stage:
 
 def plan(config: Config, options: argparse.Namespace) -> list[str]:
     """What would be read and written."""
-    storage.refuse_existing(config.features.path, overwrite=options.overwrite, proof=FILE_NAME)
+    publishing.refuse_existing(config.features.path, overwrite=options.overwrite, proof=FILE_NAME)
     raw = read_raw(spark_session(config.spark), config.raw)
     raw = rows_of_days(raw, config.raw, options.ds_from, options.ds_to)
     if base := _base(config, options):

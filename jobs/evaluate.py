@@ -4,7 +4,7 @@ import argparse
 import json
 import time
 
-from conf import storage
+from conf import publishing, storage
 from conf.loader import dump_config
 from conf.manifest import read_manifest
 from conf.schema import Config
@@ -28,14 +28,14 @@ def run(config: Config, options: argparse.Namespace) -> Stage:
     manifest = read_manifest(config.features.path)
     split = config.evaluate.split
     path = f"{config.evaluate.path}/{bundle.model_id}-{split}"
-    storage.refuse_existing(path, overwrite=options.overwrite, proof=REPORT)
+    publishing.refuse_existing(path, overwrite=options.overwrite, proof=REPORT)
     found = evaluate_split(bundle, config.features.path, manifest, config.evaluate)
     report = {
         **{"model_id": bundle.model_id, "features": config.features.path, "split": split},
         **found.metrics,
         **{"reliability": found.reliability, "segments": found.segments},
     }
-    with storage.staged_directory(path, overwrite=options.overwrite, proof=REPORT) as staging:
+    with publishing.staged_directory(path, overwrite=options.overwrite, proof=REPORT) as staging:
         storage.write_text(f"{staging}/{REPORT}", json.dumps(report, indent=1) + "\n")
         storage.write_text(f"{staging}/config.yaml", dump_config(config))
     rows = manifest.splits[split].rows
@@ -63,7 +63,7 @@ def plan(config: Config, options: argparse.Namespace) -> list[str]:
     manifest = read_manifest(config.features.path)
     check_evaluable(bundle, config.features.path, manifest, config.evaluate)
     path = f"{config.evaluate.path}/{bundle.model_id}-{config.evaluate.split}"
-    storage.refuse_existing(path, overwrite=options.overwrite, proof=REPORT)
+    publishing.refuse_existing(path, overwrite=options.overwrite, proof=REPORT)
     rows = manifest.splits[config.evaluate.split].rows
     return [
         f"evaluate: {bundle.model_id} on {rows:,} rows of '{config.evaluate.split}' "

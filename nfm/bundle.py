@@ -11,7 +11,7 @@ from fsspec.implementations.local import LocalFileSystem
 from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save
 
-from conf import storage
+from conf import publishing, storage
 from conf.errors import DataError, PipelineError, RunError
 from conf.loader import dump_config, load_config
 from conf.manifest import FILE_NAME as MANIFEST
@@ -85,7 +85,7 @@ def write_bundle(
         ConfigError: ``path`` exists.
         RunError: The features are no longer those of ``manifest``.
     """
-    with storage.staged_directory(path, overwrite=False, proof=MANIFEST) as staging:
+    with publishing.staged_directory(path, overwrite=False, proof=MANIFEST) as staging:
         fs, plain = storage.filesystem(f"{staging}/{WEIGHTS}")
         with fs.open(plain, "wb") as file:
             file.write(save({name: tensor.contiguous() for name, tensor in weights.items()}))

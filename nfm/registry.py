@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from pydantic import Field
 
-from conf import storage
+from conf import publishing, storage
 from conf.errors import ConfigError, DataError, RunError
 from conf.manifest import FILE_NAME as MANIFEST
 from conf.manifest import CheckResult
@@ -175,7 +175,7 @@ def promote(models: str, alias: str, promotion: Promotion, before: str | None) -
     Raises:
         RunError: Another run changes the alias, or has changed it since.
     """
-    with storage.only_run(_path(models, alias)):
+    with publishing.only_run(_path(models, alias)):
         found = read_alias(models, alias)
         if (found.model_id if found else None) != before:
             raise RunError(
@@ -207,7 +207,7 @@ def roll_back(models: str, alias: str) -> Alias:
         ConfigError: It named none before that is still there.
         RunError: Another run changes the alias.
     """
-    with storage.only_run(_path(models, alias)):
+    with publishing.only_run(_path(models, alias)):
         found = read_alias(models, alias)
         there = still_there(models, found)
         if found is None or not there:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pyspark.sql import DataFrame, SparkSession
 
-from conf import storage
+from conf import publishing, storage
 from conf.partition import PartitionManifest, partition_path
 from conf.scoring import ScoreConfig
 from feature_eng.lake import catalog, delta, parquet
@@ -43,7 +43,7 @@ def publication(
         RunError: Another run writes this partition, or published it meanwhile.
     """
     partition = storage.absolute(partition_path(config.path, ds))
-    with storage.scratch_directory(partition) as staging:
+    with publishing.scratch_directory(partition) as staging:
         publish = way_of(config).begin(spark, config, ds, run_id)
 
         def commit(manifest: PartitionManifest) -> None:

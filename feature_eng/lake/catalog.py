@@ -13,7 +13,7 @@ from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from conf import storage
+from conf import publishing, storage
 from conf.errors import ConfigError
 from conf.partition import (
     FILE_NAME,
@@ -46,7 +46,7 @@ def begin(spark: SparkSession, config: ScoreConfig, ds: str, run_id: str) -> Pub
     """
     refuse_other_ways(config)
     directory = partition_path(config.path, ds)
-    refuse_other_run = storage.unless_published(directory, FILE_NAME)
+    refuse_other_run = publishing.unless_published(directory, FILE_NAME)
 
     def publish(staging: str, manifest: PartitionManifest) -> None:
         refuse_other_run()

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from pyspark.sql import DataFrame, SparkSession
 
-from conf import storage
+from conf import publishing, storage
 from conf.errors import ConfigError, DataError, RunError
 from conf.partition import (
     FILE_NAME,
@@ -36,7 +36,7 @@ def begin(spark: SparkSession, config: ScoreConfig, ds: str, run_id: str) -> Pub
     partition = partition_path(config.path, ds)
     if not storage.has_directories(partition):
         return _begin_with_objects(partition)
-    replace = storage.replacing(partition, overwrite=True, proof=FILE_NAME)
+    replace = publishing.replacing(partition, overwrite=True, proof=FILE_NAME)
 
     def publish(staging: str, manifest: PartitionManifest) -> None:
         write_partition_manifest(staging, manifest)
@@ -72,8 +72,8 @@ def _begin_with_objects(partition: str) -> Publish:
     """
     begun = f"{partition}/{_BEGUN}"  # what is there is ours, though there is no manifest yet
     if not storage.exists(begun):
-        storage.refuse_existing(partition, overwrite=True, proof=FILE_NAME)
-    refuse_other_run = storage.unless_published(partition, FILE_NAME)
+        publishing.refuse_existing(partition, overwrite=True, proof=FILE_NAME)
+    refuse_other_run = publishing.unless_published(partition, FILE_NAME)
 
     def publish(staging: str, manifest: PartitionManifest) -> None:
         refuse_other_run()

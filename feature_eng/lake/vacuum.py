@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from conf import storage
+from conf import publishing, storage
 from conf.errors import DataError, RunError
 from conf.partition import partition_path
 from conf.scoring import DS, ScoreConfig
@@ -42,13 +42,13 @@ def vacuum(config: ScoreConfig, keep_hours: int, *, dry_run: bool) -> list[Remov
     """
     way = way_of(config)
     unused = way.unused(config, keep_hours)
-    hidden = storage.hidden_directories(config.path)
+    hidden = publishing.hidden_directories(config.path)
     days = {name.removeprefix(f"{DS}=") for name in hidden if name.startswith(f"{DS}=")}
     removed: list[Removed] = []
     for ds in sorted(days | {day for day, files in unused.items() if files}):
         partition = partition_path(config.path, ds)
         try:
-            with storage.only_run(partition) as alone:
+            with publishing.only_run(partition) as alone:
                 counting = way.counting(config, ds)
                 paths = [path for path in unused.get(ds, ()) if path not in counting]
                 paths += _left(partition, hidden.get(f"{DS}={ds}", []), alone, keep_hours)
@@ -62,7 +62,7 @@ def _left(partition: str, hidden: list[str], alone: bool, keep_hours: int) -> It
     """Hidden directories of dead runs; not the only version that there is."""
     fs, _ = storage.filesystem(partition)
     for path in hidden:
-        if storage.is_retired(path) and not storage.exists(partition):
+        if publishing.is_retired(path) and not storage.exists(partition):
             continue
         if alone or older(fs, path, keep_hours):
             yield path

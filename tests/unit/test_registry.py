@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from conf import storage
+from conf import publishing
 from conf.errors import ConfigError, DataError, RunError
 from jobs import models as job_models
 from nfm.registry import (
@@ -42,7 +42,7 @@ def test_of_two_promotions_at_once_one_wins(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="was changed by another run meanwhile"):
         promote(models, "serving", named("b"), None)
     with (
-        storage.only_run(f"{models}/_aliases/serving.json"),
+        publishing.only_run(f"{models}/_aliases/serving.json"),
         pytest.raises(RunError, match="another run"),
     ):
         promote(models, "serving", named("b"), "a")

@@ -12,7 +12,7 @@ import pytest
 import s3fs
 from moto.server import ThreadedMotoServer
 
-from conf import storage
+from conf import publishing, storage
 from conf.errors import DataError, RunError
 from conf.partition import PartitionManifest
 from conf.training import CacheConfig
@@ -127,7 +127,7 @@ def test_a_store_that_is_down_is_a_failure_of_the_run(
 
 
 def publish(final: str, files: dict[str, str]) -> None:
-    with storage.staged_directory(final, overwrite=True, proof="mark") as staging:
+    with publishing.staged_directory(final, overwrite=True, proof="mark") as staging:
         assert staging.startswith(f"{final.rpartition('/')[0]}/.")  # with the scheme as given
         for name, text in files.items():
             storage.write_text(f"{staging}/{name}", text)

@@ -10,14 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from conf import storage
+from conf import publishing, storage
 from conf.errors import ConfigError, RunError
+from conf.publishing import staged_directory
 
 
 def test_a_staged_directory_replaces_the_old_one_whole(tmp_path: Path) -> None:
     final = tmp_path / "out"
     for text in ("old", "new"):
-        with storage.staged_directory(str(final), overwrite=True, proof="mark") as staging:
+        with staged_directory(str(final), overwrite=True, proof="mark") as staging:
             storage.write_text(f"{staging}/mark", "")
             storage.write_text(f"{staging}/{text}.txt", text)
             assert not (final / f"{text}.txt").exists()
@@ -35,7 +36,7 @@ def test_a_failure_leaves_the_old_directory_and_nothing_else(
     (final / "mark").touch()
 
     def fail_half_way() -> None:
-        with storage.staged_directory(str(final), overwrite=True, proof="mark") as staging:
+        with staged_directory(str(final), overwrite=True, proof="mark") as staging:
             storage.write_text(f"{staging}/new.txt", "half")
             raise error
 
@@ -54,7 +55,7 @@ def test_a_task_that_writes_on_leaves_nothing(tmp_path: Path) -> None:
 
     for _ in range(20):
         with ThreadPoolExecutor(1) as task:
-            with storage.scratch_directory(f"{tmp_path}/out") as staging:
+            with publishing.scratch_directory(f"{tmp_path}/out") as staging:
                 late = task.submit(write_on, staging)
                 while len(os.listdir(staging)) < 10:
                     time.sleep(0.001)
@@ -74,7 +75,7 @@ def test_what_cannot_be_removed_hides_no_failure(
     monkeypatch.setattr(type(fs), "rm", refuse)
     with (
         pytest.raises(ValueError, match="the reason"),
-        storage.staged_directory(f"{tmp_path}/out", overwrite=True, proof="mark"),
+        staged_directory(f"{tmp_path}/out", overwrite=True, proof="mark"),
     ):
         raise ValueError("the reason")
 
@@ -104,13 +105,13 @@ def test_a_failure_while_publishing_loses_nothing(
     if step == "rename":
         monkeypatch.setattr("os.rename", interrupt)
     elif step == "renameat2":
-        monkeypatch.setattr(storage, "_exchange", interrupt)
+        monkeypatch.setattr(publishing, "_exchange", interrupt)
     else:
-        monkeypatch.setattr(storage, "_exchange", lambda one, other: False)
+        monkeypatch.setattr(publishing, "_exchange", lambda one, other: False)
         monkeypatch.setattr(type(fs), "mv", interrupt_second)
 
     def publish() -> None:
-        with storage.staged_directory(str(final), overwrite=True, proof="mark") as staging:
+        with staged_directory(str(final), overwrite=True, proof="mark") as staging:
             storage.write_text(f"{staging}/mark", "new")
             moved.clear()
 
@@ -123,9 +124,9 @@ def test_a_failure_while_publishing_loses_nothing(
 def test_replacing_works_without_an_atomic_swap(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "_exchange", lambda one, other: False)
+    monkeypatch.setattr(publishing, "_exchange", lambda one, other: False)
     for text in ("old", "new"):
-        with storage.staged_directory(f"{tmp_path}/out", overwrite=True, proof="mark") as staging:
+        with staged_directory(f"{tmp_path}/out", overwrite=True, proof="mark") as staging:
             storage.write_text(f"{staging}/mark", text)
     assert (tmp_path / "out/mark").read_text() == "new"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -144,7 +145,7 @@ def test_what_is_published_meanwhile_is_not_replaced(tmp_path: Path, earlier: st
         write(final, earlier)
 
     def publish() -> None:
-        with storage.staged_directory(str(final), overwrite=bool(earlier), proof="mark") as staging:
+        with staged_directory(str(final), overwrite=bool(earlier), proof="mark") as staging:
             write(Path(staging), "mine")
             write(final, "theirs")
 
@@ -158,7 +159,7 @@ def test_what_appears_meanwhile_and_is_not_ours_is_left_alone(tmp_path: Path) ->
     final = tmp_path / "out"
 
     def publish() -> None:
-        with storage.staged_directory(str(final), overwrite=True, proof="mark"):
+        with staged_directory(str(final), overwrite=True, proof="mark"):
             final.mkdir()
             (final / "precious.txt").touch()
 
@@ -177,7 +178,7 @@ def test_of_runs_at_once_one_wins_and_the_others_say_so(tmp_path: Path, overwrit
     def publish(number: int) -> None:
         start.wait()
         try:
-            with storage.staged_directory(str(final), overwrite=overwrite, proof="mark") as staging:
+            with staged_directory(str(final), overwrite=overwrite, proof="mark") as staging:
                 write(Path(staging), str(number))
                 deadline = time.monotonic() + 30
                 while len(refused) < 7 and time.monotonic() < deadline:
@@ -208,13 +209,13 @@ def publish_and_die(final: str, moment: str) -> None:
         move(self, *names, **options) if len(moved) == 1 else die()
 
     if moment == "between two renames":
-        storage._exchange = lambda one, other: False
+        publishing._exchange = lambda one, other: False
         type(fs).mv = die_second
     elif moment == "before the swap":
-        storage._exchange = die
+        publishing._exchange = die
     elif moment == "after the swap":
         type(fs).rm = die
-    with storage.staged_directory(final, overwrite=True, proof="mark") as staging:
+    with staged_directory(final, overwrite=True, proof="mark") as staging:
         write(Path(staging), "killed")
         if moment == "while it writes":
             die()
@@ -245,7 +246,7 @@ def test_the_next_run_clears_what_a_killed_one_left(
     assert killed.exitcode == 9
     assert (final / "mark").read_text() == current if current else not final.exists()
     assert {path.name for path in tmp_path.iterdir()} > others | {".out.lock"}
-    with storage.staged_directory(str(final), overwrite=True, proof="mark") as staging:
+    with staged_directory(str(final), overwrite=True, proof="mark") as staging:
         assert (final / "mark").read_text() == (current or "earlier")
         assert {path.name for path in tmp_path.iterdir()} == others | {
             "out",
@@ -264,7 +265,7 @@ def test_without_locks_nothing_is_cleared(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("fcntl.flock", no_locks)
     left = tmp_path / ".out.staging-01234567"
     left.mkdir()
-    with storage.staged_directory(f"{tmp_path}/out", overwrite=True, proof="mark") as staging:
+    with staged_directory(f"{tmp_path}/out", overwrite=True, proof="mark") as staging:
         write(Path(staging), "new")
     assert {path.name for path in tmp_path.iterdir()} == {"out", left.name}
 
@@ -278,13 +279,13 @@ def test_what_exists_is_replaced_only_if_asked_for_and_ours(
     (tmp_path / "precious.txt").touch()
     with (
         pytest.raises(ConfigError, match=message),
-        storage.staged_directory(str(tmp_path), overwrite=overwrite, proof="mark"),
+        staged_directory(str(tmp_path), overwrite=overwrite, proof="mark"),
     ):
         pytest.fail("must not get here")
 
 
 def test_relative_paths_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with storage.staged_directory("a/b", overwrite=False, proof="mark") as staging:
+    with staged_directory("a/b", overwrite=False, proof="mark") as staging:
         storage.write_text(f"{staging}/x", "1")
     assert storage.read_text("a/b/x") == "1"
