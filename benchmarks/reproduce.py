@@ -2,7 +2,8 @@
 
 ``jobs.compare`` on the tables of conf/reproduce/, ratings.yaml and implicit.yaml, both at once. The
 same models as FuxiCTR has them train beside ours in .venv-peers, of NFM one depth, with the same
-hyperparameters and seeds. What is done is not done again: kill it at any time, and run it again.
+hyperparameters and seeds, twice as many as the other tables show. What is done is not done again:
+kill it at any time, and run it again.
 """
 
 import argparse
@@ -16,14 +17,17 @@ from benchmarks.beside import train_beside
 from benchmarks.report import write_docs
 from conf.evaluation import HIGHER_IS_BETTER
 from conf.loader import load_config
-from conf.schema import Config
-from jobs.comparison import compare
+from jobs.comparison import SEEDS, Peer, compare
 from jobs.results import Summary, Trained, best_nfm, by_table, markdown, spread, tables
 
 COMMAND = "make reproduce"
 CONFIGS = [f"conf/reproduce/{name}.yaml" for name in ("ratings", "implicit")]
-# Those that FuxiCTR trains too: each of the six models, of NFM's depths the paper's.
-COMPARED = ("lr", "fm", "fnn", "wide_deep", "deep_cross", "nfm-1")
+# Each of the six models, of NFM's depths the paper's.
+FUXICTR = Peer(
+    train=train_beside,
+    models=("lr", "fm", "fnn", "wide_deep", "deep_cross", "nfm-1"),
+    seeds=(*SEEDS, 4, 5, 6),
+)
 # What the NFM is to reach: a figure, and other models.
 _LEAST = {"ratings": {"0.790": 0.790}}
 _RIVALS = {"ratings": ("fm",), "implicit": ("fm", "wide_deep", "deep_cross")}
@@ -36,7 +40,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], dest="sets", metavar="KEY=VALUE")
     options = parser.parse_args()
     began = time.monotonic()
-    found = compare([load_config(path, options.sets) for path in CONFIGS], fuxictr)
+    found = compare([load_config(path, options.sets) for path in CONFIGS], FUXICTR)
     print(floors(found))
     if options.docs:
         minutes = (time.monotonic() - began) / 60
@@ -45,24 +49,20 @@ def main() -> None:
     sys.exit("**fails**" in floors(found))
 
 
-def fuxictr(name: str, config: Config, place: Path, pretrained: Path | None) -> float | None:
-    """What FuxiCTR's model of a config comes to, where it has one to compare."""
-    return train_beside(config, place, pretrained) if name in COMPARED else None
-
-
 def page(found: Iterable[Trained]) -> str:
     """The tables of both protocols, and the floors."""
     found = list(found)
-    parts = []
-    for protocol, summaries in by_table(found).items():
-        parts += [f"### {protocol}", *tables(summaries), _beside(summaries)]
+    beside, parts = by_table(found), list[str]()
+    for protocol, summaries in by_table(_of_tables(found)).items():
+        parts += [f"### {protocol}", *tables(summaries), _beside(beside[protocol])]
     return "\n\n".join([*parts, "### Floors", floors(found)])
 
 
 def floors(found: Iterable[Trained]) -> str:
     """What the comparison should come to, one line each, and whether it does."""
-    lines = []
-    for protocol, summaries in by_table(found).items():
+    found = list(found)
+    beside, lines = by_table(found), list[str]()
+    for protocol, summaries in by_table(_of_tables(found)).items():
         nfm = best_nfm(summaries)
         metric = nfm.first.metric
         more = HIGHER_IS_BETTER[metric]
@@ -74,13 +74,18 @@ def floors(found: Iterable[Trained]) -> str:
                 f"- {protocol}: {nfm.first.model} has test {metric} {nfm.mean:.4f}, "
                 f"{'at least' if more else 'below'} {name}: {'holds' if holds else '**fails**'}"
             )
-        verdicts = {model: beside_peer(summaries[model])[-1] for model in COMPARED}
+        verdicts = {name: beside_peer(beside[protocol][name])[-1] for name in FUXICTR.models}
         losers = [model for model, verdict in verdicts.items() if verdict.startswith("**")]
         lines.append(
             f"- {protocol}: each model is within noise of FuxiCTR's or better: "
             f"{'**fails** for ' + ', '.join(losers) if losers else 'holds'}"
         )
     return "\n".join(lines)
+
+
+def _of_tables(found: Iterable[Trained]) -> list[Trained]:
+    """Those of the seeds that every model has."""
+    return [run for run in found if run.seed in SEEDS]
 
 
 def beside_peer(summary: Summary) -> list[str]:
@@ -94,7 +99,7 @@ def beside_peer(summary: Summary) -> list[str]:
 def _beside(summaries: Mapping[str, Summary]) -> str:
     metric = next(iter(summaries.values())).first.metric
     head = [f"test {metric} of", "ours", "FuxiCTR's", "difference", "noise", "ours is"]
-    return markdown(head, [[model, *beside_peer(summaries[model])] for model in COMPARED])
+    return markdown(head, [[model, *beside_peer(summaries[model])] for model in FUXICTR.models])
 
 
 if __name__ == "__main__":

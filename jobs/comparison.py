@@ -14,6 +14,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
 from multiprocessing.queues import Queue
@@ -59,8 +60,22 @@ _ALIKE = {
 # Theirs alone: not for the space.
 _OURS = {"model.name", "train.seed", *_ALIKE}
 
-# Trains a peer's model of a config in a directory, from the one that pre-trained it; its metric.
-Peer = Callable[[str, Config, Path, Path | None], float | None]
+
+@dataclass(frozen=True)
+class Peer:
+    """What trains the same models beside ours, with the same hyperparameters and seeds.
+
+    Attributes:
+        train: Trains the model of a config in a directory, from the one that pre-trained it, and
+            returns its metric, if it did train; a function of a module, which other processes can
+            import.
+        models: Those that it has.
+        seeds: Of these, ``SEEDS`` and others, for two systems are harder to tell apart than models.
+    """
+
+    train: Callable[[Config, Path, Path | None], float | None]
+    models: Sequence[str]
+    seeds: Sequence[int]
 
 
 def compare(configs: Sequence[Config], peer: Peer | None = None) -> list[Trained]:
@@ -68,8 +83,7 @@ def compare(configs: Sequence[Config], peer: Peer | None = None) -> list[Trained
 
     Args:
         configs: Tables with their tune sections; of different names.
-        peer: Trains a peer's model of the same config; a function of a module, which other
-            processes can import.
+        peer: Trains beside ours.
 
     Raises:
         ConfigError: A config has no tune section, or a space that some model cannot have; or the
@@ -99,7 +113,7 @@ def compare(configs: Sequence[Config], peer: Peer | None = None) -> list[Trained
         for unit in as_completed(units):
             for summary in map(Summary, unit.result()):
                 found[summary.first.table, summary.first.model] = list(summary.runs)
-                print(line(summary), flush=True)
+                print(line(Summary(summary.runs[: len(SEEDS)])), flush=True)
         return [run for config in configs for name in MODELS for run in found[config.name, name]]
     except BaseException as error:
         for process in multiprocessing.active_children():
@@ -181,6 +195,8 @@ def _of_model(config: Config, name: str, place: Path, peer: Peer | None) -> list
         study = override_config(study, {**start, "tune.path": of_bundle}, name)
     assert study.tune
     tune.run(study, OPTIONS)
+    beside = peer if peer and name in peer.models else None
+    seeds = beside.seeds if beside else SEEDS
     best = f"{study.tune.path}/{BEST}"
     found = load_config(best)
     configs = {
@@ -189,21 +205,21 @@ def _of_model(config: Config, name: str, place: Path, peer: Peer | None) -> list
             {**_of_seed(place, seed), **(_start(root, before, seed) if before else {})},
             best,
         )
-        for seed in SEEDS
+        for seed in seeds
     }
     ours = {seed: _train(of_seed) for seed, of_seed in configs.items()}
     theirs = {
-        seed: peer(
-            name, of_seed, _peer(place, seed), _peer(root / before, seed) if before else None
+        seed: beside.train(
+            of_seed, _peer(place, seed), _peer(root / before, seed) if before else None
         )
         for seed, of_seed in configs.items()
-        if peer
+        if beside
     }
     chosen = {key: value_of(found, key) for key in tried_of(study, name)}
     metric = config.train.early_stopping.metric
     about = partial(Trained, chosen=chosen, trials=study.tune.trials, config=best)
     return [
-        about(config.name, name, seed, metric, *ours[seed], peer=theirs.get(seed)) for seed in SEEDS
+        about(config.name, name, seed, metric, *ours[seed], peer=theirs.get(seed)) for seed in seeds
     ]
 
 
