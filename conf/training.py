@@ -194,8 +194,9 @@ class TrainConfig(Section):
     )
     init_from: str | None = Field(
         None,
-        description="Bundle to begin from, an id, a path, latest, serving or candidate: embeddings "
-        "of all values that it knows are copied, and layers of the same shape.",
+        description="Bundle to begin from, an id, a path, latest, serving or candidate, as an fm "
+        "for fnn or nfm: embeddings of all values that it knows are copied, and layers of the same "
+        "shape.",
     )
     seed: Seed = Field(0, description="Of initial weights, dropout and the order of rows.")
     loss: Literal["logistic", "squared"] | None = Field(

@@ -149,10 +149,7 @@ def _found(rows: pa.Table, field: FieldSpec, indices: Mapping[str, ValueIndex]) 
         return None
     column, index = rows[field.name].combine_chunks(), indices[field.name]
     if field.kind == "categorical":
-        ids = index.find(column.fill_null(0).to_numpy(), field.oov_buckets)
-        if column.null_count:
-            ids[column.is_null().to_numpy(zero_copy_only=False)] = PADDING
-        return ids.reshape(-1, 1)
+        return index.find(column.to_numpy(), field.oov_buckets).reshape(-1, 1)
     row, place = places(column)
     kept = place < field.length
     ids = index.find(pc.list_flatten(column).to_numpy(), field.oov_buckets)

@@ -115,7 +115,8 @@ def field_column(raw: DataFrame, field: FieldSpec) -> Column:
         values = F.array_compact(value.cast("array<string>"))
         value = F.transform(F.slice(values, 1, field.length + 1), _shortened)
     elif field.kind == "categorical":
-        value = _shortened(value.cast("string"))
+        text = value.cast("string")  # of another type none is long
+        value = _shortened(text) if isinstance(found, T.StringType) else text
     elif field.kind == "hashed":
         value = value.cast("string")
         hashed = hashed_id(value, field.oov_buckets, field.seed)

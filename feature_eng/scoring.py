@@ -19,7 +19,7 @@ from pyspark.sql.pandas.types import to_arrow_schema
 
 from conf import storage
 from conf.errors import DataError
-from conf.manifest import FieldSpec
+from conf.manifest import PADDING, FieldSpec
 from conf.partition import EXPLANATION_TYPE, ScoreFile
 from conf.scoring import EXPLANATION, MODEL_ID, SCORE, SCORED_AT, ScoreConfig
 from feature_eng.encode import encode_rows
@@ -42,6 +42,7 @@ from feature_eng.vocabulary import Vocabulary, by_name
 from feature_eng.workers import in_worker
 
 _SORTED_ROWS = 1 << 25  # 256 MB of hashes
+_VALUES = "field string, value string, id int"
 
 
 def rows_of_day(spark: SparkSession, config: ScoreConfig, ds: str) -> DataFrame:
@@ -90,15 +91,13 @@ def canonical_score_rows(
 
 
 def _by_hash(field: FieldSpec) -> Column:
-    """A canonical column, or its values' hashes where there is a vocabulary; null stays null."""
+    """A canonical column, or the hashes of its values where there is a vocabulary."""
     value = F.col(quoted(field.name))
     if not field.has_vocabulary:
         return value
     if field.kind == "multi_valued":
-        hashes = F.transform(value, lambda one: value_hash(one, field.seed))
-    else:
-        hashes = F.when(value.isNotNull(), value_hash(value, field.seed))
-    return hashes.alias(field.name)
+        return F.transform(value, lambda one: value_hash(one, field.seed)).alias(field.name)
+    return value_hash(value, field.seed).alias(field.name)
 
 
 def kept_columns(rows: DataFrame) -> T.StructType:
@@ -141,6 +140,8 @@ def _nulls(rows: pa.Table, fields: Iterable[FieldSpec]) -> dict[str, npt.NDArray
 def write_indices(vocabulary: Vocabulary, fields: Sequence[FieldSpec], directory: str) -> None:
     """Write the known values of a bundle's fields so that a worker can look values up.
 
+    Null is one of them, whose id is the padding.
+
     Raises:
         DataError: Two values of a field have the same hash.
     """
@@ -153,7 +154,10 @@ def write_indices(vocabulary: Vocabulary, fields: Sequence[FieldSpec], directory
         )
         for number, field in enumerate(known)
     }
-    entries = vocabulary.entries.select(by_name(F.col("field"), found).alias("found"), "id")
+    values = vocabulary.entries.select("field", "value", "id")
+    nothing = [(field.name, None, PADDING) for field in known]
+    values = values.union(values.sparkSession.createDataFrame(nothing, _VALUES))
+    entries = values.select(by_name(F.col("field"), found).alias("found"), "id")
     table = entries.select("found.field", "found.hash", "id").toArrow()
     numbers, hashes, ids = (table[name].to_numpy() for name in ("field", "hash", "id"))
     for number, field in enumerate(known):
@@ -161,8 +165,9 @@ def write_indices(vocabulary: Vocabulary, fields: Sequence[FieldSpec], directory
         index = ValueIndex.of(hashes[mine], ids[mine])
         if len(index) < np.count_nonzero(mine):
             raise DataError(
-                f"two known values of field '{field.name}' have the same 64-bit hash: set its seed "
-                f"to another number than {field.seed}, build the features again and train"
+                f"two known values of field '{field.name}', or one and null, have the same 64-bit "
+                f"hash: set its seed to another number than {field.seed}, build the features "
+                f"again and train"
             )
         index.save(f"{directory}/{field.name}.npy")
 

@@ -12,7 +12,7 @@ from conf.evaluation import HIGHER_IS_BETTER, Metric
 
 # Those that NFM does better than, by He & Chua (2017).
 RIVALS = ("fm", "fnn", "wide_deep", "deep_cross")
-# Least difference of means that counts, as a share of theirs. Three seeds may lie close together by
+# Least difference of means that counts, as a share of theirs. A few seeds may lie close together by
 # chance; and some 10,000 test rows make an AUC of 0.8 uncertain by twice as much.
 _LEAST_NOISE = 0.0025
 

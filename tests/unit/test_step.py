@@ -42,11 +42,12 @@ def random_batch(
     return Batch(ids, x, label)
 
 
-RATE, EMBEDDING_RATE, DECAY, CLIP_NORM = 0.05, 0.02, 0.1, 9.0
+RATE, EMBEDDING_RATE, DECAY, CLIP_NORM, ACCUMULATOR = 0.05, 0.02, 0.1, 9.0, 0.03
 RECIPE = (
     f"train.optimizer.embedding_learning_rate={EMBEDDING_RATE}",
     f"train.optimizer.weight_decay={DECAY}",
     f"train.optimizer.clip_norm={CLIP_NORM}",
+    f"train.optimizer.initial_accumulator={ACCUMULATOR}",
 )
 
 
@@ -65,7 +66,8 @@ def plain_rule(
         groups[1]["weight_decay"] = DECAY * recipe
         return torch.optim.AdamW(groups)
     if optimizer == "adagrad":
-        return torch.optim.Adagrad(groups, initial_accumulator_value=0.1)
+        begin = ACCUMULATOR if recipe else 0.1
+        return torch.optim.Adagrad(groups, initial_accumulator_value=begin)
     return torch.optim.SGD(groups, momentum=0.9 if optimizer == "momentum" else 0.0)
 
 
@@ -104,7 +106,7 @@ def plain_objective(
 def test_step_equals_plain_torch_on_the_whole_table(
     tmp_path: Path, model: str, optimizer: str, loss: str, compiled: bool, recipe: bool
 ) -> None:
-    """With the recipe also: two rates, their factor, decoupled decay, clip_grad_norm_."""
+    """With the recipe also: two rates, their factor, decoupled decay, clip_grad_norm_, a sum."""
     config = make_config(
         tmp_path,
         f"model.name={model}",
@@ -149,6 +151,15 @@ def test_step_equals_plain_torch_on_the_whole_table(
     torch.testing.assert_close(ours.table.weight_RD, table.detach())
     for mine, theirs in zip(ours.model.parameters(), plain.model.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs)
+
+
+def test_embeddings_begin_with_the_deviation_that_is_asked_for(tmp_path: Path) -> None:
+    config = make_config(tmp_path, "model.embedding_std=0.3")
+    rows_VD = build_step(config, plain_fields(20_000, 1), Alone()).table.weight_RD
+    factors_VK, linear_V = rows_VD[:, :-1], rows_VD[:, -1]
+    assert factors_VK.mean().item() == pytest.approx(0.0, abs=0.005)
+    assert factors_VK.std().item() == pytest.approx(0.3, abs=0.005)
+    assert torch.equal(linear_V, torch.zeros(20_000))
 
 
 @pytest.mark.parametrize("compiled", [True, False])

@@ -148,11 +148,12 @@ def test_layers_are_copied_where_they_see_the_same_fields(
         assert torch.equal(step.model.state_dict()[name], tensor)
 
 
-def test_an_fnn_takes_the_embeddings_and_w0_of_an_fm(
-    tmp_path: Path, both: tuple[Manifest, str, Manifest, str]
+@pytest.mark.parametrize("name", ["fnn", "nfm"])
+def test_the_embeddings_and_w0_of_an_fm_are_taken(
+    tmp_path: Path, both: tuple[Manifest, str, Manifest, str], name: str
 ) -> None:
     before, their_path, now, our_path = both
-    config = make_config(tmp_path, "model.name=fnn")
+    config = make_config(tmp_path, f"model.name={name}")
     other = make_config(tmp_path, "model.name=fm")
     table_VD = torch.ones(before.num_features, config.model.factors + 1)
     model = build_model(other.model, before.fields, Alone())
@@ -163,6 +164,6 @@ def test_an_fnn_takes_the_embeddings_and_w0_of_an_fm(
     copied = [(row == 1).all().item() for row in step.table.weight_RD]
     assert [i for i, same in enumerate(copied) if same] == sorted(by_hand())
     assert step.model.bias.item() == pytest.approx(0.3)
-    for name, tensor in fresh.model.state_dict().items():
-        if name != "bias":
-            assert torch.equal(step.model.state_dict()[name], tensor)
+    for part, tensor in fresh.model.state_dict().items():
+        if part != "bias":
+            assert torch.equal(step.model.state_dict()[part], tensor)
