@@ -44,7 +44,7 @@ def main() -> None:
     print(floors(found))
     if options.docs:
         minutes = (time.monotonic() - began) / 60
-        about = f"{machine.describe()}; {minutes:.0f} minutes since it was started last."
+        about = f"Written on {machine.describe()}; {minutes:.0f} minutes since it was started last."
         write_docs(options.docs, COMMAND, f"{about}\n\n{page(found)}")
     sys.exit("**fails**" in floors(found))
 
