@@ -42,6 +42,7 @@ class PartitionManifest(Section):
     rows: int = Field(ge=0, description="Scores in all files.")
     table: str | None = Field(None, description="Of the catalog, which holds the scores.")
     files: list[ScoreFile] = Field(description="Those that count; none where a table holds them.")
+    columns: dict[str, str] = Field({}, description="Of the scores, with their Arrow types.")
     checks: list[CheckResult] = Field(description="The gates, as they were found.")
     forced: bool = Field(description="Whether a gate had failed, and --force published.")
     score_cells: list[list[int]] = Field(

@@ -1,7 +1,7 @@
 """What the scores of a day are held to before they are published."""
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -133,6 +133,18 @@ def check_keys(policy: str, duplicates: int, keys: Sequence[str]) -> CheckResult
         expected="no row with the keys of another",
         found=f"{duplicates} of them",
         outcome=outcome,
+    )
+
+
+def check_types(columns: Mapping[str, str], before: PartitionManifest) -> CheckResult:
+    """Whether columns are of the types that they had on an earlier day, as readers of both need."""
+    changed = [name for name in columns if before.columns.get(name, columns[name]) != columns[name]]
+    return CheckResult(
+        check=f"types of {before.ds}",
+        of=", ".join(changed),
+        expected=", ".join(before.columns[name] for name in changed) or "those",
+        found=", ".join(columns[name] for name in changed) or "those",
+        outcome="fail" if changed else "pass",
     )
 
 

@@ -27,7 +27,7 @@ from conf.schema import Config
 from conf.scoring import MODEL_ID, SCORED_AT, ScoreConfig
 from conf.software import software
 from feature_eng.candidates import find_candidates
-from feature_eng.gates import check_keys, check_rows, check_scores, settle_gates
+from feature_eng.gates import check_keys, check_rows, check_scores, check_types, settle_gates
 from feature_eng.lake import manifest_of, publication
 from feature_eng.scored_files import BlockEncoder, Found, ScoreWriter
 from feature_eng.scoring import (
@@ -100,7 +100,8 @@ def run(config: Config, options: argparse.Namespace) -> Stage:
         clock.lap("prepare")
         files, found = score_rows(work.rows, writer, work.pairs)
         clock.lap("score")
-        checks = _check(config, bundle, before, published.directory, files, found)
+        columns = {field.name: str(field.type) for field in writer.schema}
+        checks = _check(config, bundle, before, columns, published.directory, files, found)
         settle_gates(checks, f"{work.source} of {options.ds}", forced=options.force)
         clock.lap("check")
         manifest = PartitionManifest(
@@ -114,6 +115,7 @@ def run(config: Config, options: argparse.Namespace) -> Stage:
             ),
             rows=sum(file.rows for file in files),
             files=files,
+            columns=columns,
             checks=checks,
             forced=options.force and any(check.outcome == "fail" for check in checks),
             score_cells=as_pairs(found.cells),
@@ -184,6 +186,7 @@ def _check(
     config: Config,
     bundle: Bundle,
     before: PartitionManifest | None,
+    columns: dict[str, str],
     directory: str,
     files: Sequence[ScoreFile],
     found: Found,
@@ -193,6 +196,8 @@ def _check(
     fields, reference = bundle.manifest.fields, bundle.scores.cells
     optional = config.score.optional
     checks = check_scores(gates, fields, found, reference, before, bundle.model_id, optional)
+    if before:
+        checks.append(check_types(columns, before))
     if gates.duplicate_keys != "ignore":
         duplicates = count_duplicates(directory, files)
         checks.append(check_keys(gates.duplicate_keys, duplicates, keys))

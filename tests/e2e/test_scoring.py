@@ -103,6 +103,21 @@ def test_kept_columns_calibration_and_explanations(job: JobCaller, root: Path) -
         assert {part["first"] for part in row["explanation"]} <= fields
 
 
+def test_a_key_of_another_type_than_the_day_before_is_refused(job: JobCaller, root: Path) -> None:
+    lake, table = f"{root}/lake-of-types", raw_table(ROWS).drop_columns("clicked")
+    at, item = table.column_names.index("item"), table["item"]
+    texts = table.set_column(at, "item", item.cast(pa.string()))
+    first = job(score, "--ds", DS, *settings(root, path=lake, **tonight(root, table)))
+    assert manifest(first)["columns"]["item"] == "int64"
+    write_raw(root / "raw-of-next" / "ds=2026-01-03", texts)
+    sets = settings(root, path=lake, raw={"path": f"{root}/raw-of-next"})
+    refused = job(score, "--ds", "2026-01-03", *sets)
+    told = f"types of {DS} of 'item': int64 expected, string found"
+    assert (refused.code, told in refused.err) == (3, True), refused.err
+    forced = job(score, "--ds", "2026-01-03", "--force", *sets)
+    assert manifest(forced)["columns"]["item"] == "string"
+
+
 def test_the_best_rows_of_each_user(job: JobCaller, root: Path) -> None:
     everything = defaultdict(list)
     for row in scores(job(score, "--ds", DS, *settings(root))):
