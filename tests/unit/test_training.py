@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from fsspec.implementations.local import LocalFileSystem
 
 from conf.errors import ConfigError, DataError, RunError
 from conf.manifest import write_manifest
@@ -180,6 +182,8 @@ def test_features_built_anew_meanwhile_publish_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["model.safetensors", "vocabulary/part-0.parquet", "bundle.json"])
 @pytest.mark.parametrize("harm", ["removed", "cut", "changed", "longer"])
 def test_a_damaged_bundle_is_refused(bundle: tuple[Path, TrainStep], name: str, harm: str) -> None:
+    """Though it was whole when it was loaded before."""
+    load_bundle(str(bundle[0]))
     path = bundle[0] / name
     content = path.read_bytes()
     path.unlink()
@@ -195,6 +199,23 @@ def test_a_damaged_bundle_is_refused(bundle: tuple[Path, TrainStep], name: str, 
         messages |= {"removed": "bundle.json, its last file, is missing", "cut": "half-copied"}
     with pytest.raises(DataError, match=messages[harm]):
         load_bundle(str(bundle[0]))
+
+
+def test_a_bundle_is_read_once(
+    bundle: tuple[Path, TrainStep], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def sha256(fs: LocalFileSystem, path: str) -> str:
+        read.append(path)
+        return hashlib.sha256(fs.cat_file(path)).hexdigest()
+
+    monkeypatch.setattr("nfm.bundle_record._sha256", sha256)
+    copy = shutil.copytree(bundle[0], tmp_path / "copy")
+    for _ in range(2):
+        load_bundle(str(copy))
+    files = {str(path) for path in copy.rglob("*") if path.is_file()}
+    assert sorted(read) == sorted(files - {f"{copy}/bundle.json"})
 
 
 @pytest.mark.parametrize(
