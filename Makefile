@@ -14,7 +14,7 @@ READY := .venv/.ready
 PACKAGES := conf feature_eng jobs nfm
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor data demo test test-airflow faults lint bench bench-train bench-stream bench-features bench-score reproduce docs dist dist-zip dist-env clean FORCE
+.PHONY: help setup doctor data demo test test-airflow faults lint bench bench-train bench-stream bench-features bench-score bench-preset reproduce docs dist dist-zip dist-env clean FORCE
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,9 +56,13 @@ lint: $(READY) ## Check style (ruff), types (mypy) and who imports whom (import-
 	$(PY) -m mypy
 	$(PY) .venv/bin/lint-imports --no-logo
 
-reproduce: data ## Compare lr, fm, fnn, wide_deep, deep_cross and nfm on MovieLens-100K: 2.5 hours; writes docs/results.md
+reproduce: data ## Compare lr, fm, fnn, wide_deep, deep_cross and nfm on MovieLens-100K: 3 hours; writes docs/results.md
 	@TORCH_PIP_ARGS='$(TORCH_PIP_ARGS)' tools/peers.sh
 	$(PY) -m benchmarks.reproduce --docs docs/results.md
+
+bench-preset: data ## Train nfm_strong, and what is near it, on four tables: 45 minutes; writes docs/tuning.md
+	$(PY) -m benchmarks.usage --out build/preset/raw
+	$(PY) -m benchmarks.preset --docs docs/tuning.md
 
 bench: bench-train bench-stream bench-features bench-score ## All benchmarks
 

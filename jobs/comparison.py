@@ -96,12 +96,7 @@ def compare(configs: Sequence[Config], peer: Peer | None = None) -> list[Trained
             build_features.run(config, OPTIONS)
             spark_session(config.spark).stop()
     check_studies(studies)
-    context = multiprocessing.get_context("spawn")
-    cores = os.sched_getaffinity(0)
-    free: Queue[int] = context.Queue()
-    for core in cores:
-        free.put(core)
-    pool = ProcessPoolExecutor(len(cores), context, _begin, (free,))
+    pool = pool_of_cores()
     try:
         # The longest ones first: a model after the one that it begins from.
         units = [
@@ -159,6 +154,16 @@ def tried_of(study: Config, name: str) -> list[str]:
     return [key for key in study.tune.space if key not in MODELS[name].get("ignores", ())]
 
 
+def pool_of_cores() -> ProcessPoolExecutor:
+    """Processes that have a core each, and end with this one."""
+    context = multiprocessing.get_context("spawn")
+    cores = os.sched_getaffinity(0)
+    free: Queue[int] = context.Queue()
+    for core in cores:
+        free.put(core)
+    return ProcessPoolExecutor(len(cores), context, _begin, (free,))
+
+
 def _begin(free: "Queue[int]") -> None:
     """Give a process of the pool a core of its own."""
     end_with_parent()
@@ -207,7 +212,7 @@ def _of_model(config: Config, name: str, place: Path, peer: Peer | None) -> list
         )
         for seed in seeds
     }
-    ours = {seed: _train(of_seed) for seed, of_seed in configs.items()}
+    ours = {seed: train_and_judge(of_seed) for seed, of_seed in configs.items()}
     theirs = {
         seed: beside.train(
             of_seed, _peer(place, seed), _peer(root / before, seed) if before else None
@@ -265,8 +270,11 @@ def _peer(place: Path, seed: int) -> Path:
     return place / f"seed-{seed}" / "peer"
 
 
-def _train(config: Config) -> tuple[dict[str, float], float, int, float]:
-    """Test metrics, validation metric, parameters and seconds per epoch of a training."""
+def train_and_judge(config: Config) -> tuple[dict[str, float], float, int, float]:
+    """Test metrics, validation metric, parameters and seconds per epoch of a training.
+
+    What was trained with this config in its ``train.path`` is not trained again.
+    """
     bundle = _bundle_of(config)
     if bundle is None:
         train.run(config, OPTIONS)
