@@ -60,9 +60,9 @@ reproduce: data ## Compare lr, fm, fnn, wide_deep, deep_cross and nfm on MovieLe
 	@TORCH_PIP_ARGS='$(TORCH_PIP_ARGS)' tools/peers.sh
 	$(PY) -m benchmarks.reproduce --docs docs/results.md
 
-bench-preset: data ## Train nfm_strong, and what is near it, on four tables: 45 minutes; writes docs/tuning.md
+bench-preset: $(READY) ## Train nfm_strong, and what is near it, on two generated tables: 2 hours
 	$(PY) -m benchmarks.usage --out build/preset/raw
-	$(PY) -m benchmarks.preset --docs docs/tuning.md
+	$(PY) -m benchmarks.preset
 
 bench: bench-train bench-stream bench-features bench-score ## All benchmarks
 

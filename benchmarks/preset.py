@@ -1,23 +1,18 @@
-"""What conf/presets/nfm_strong.yaml comes to on four tables: ``make bench-preset``.
+"""What conf/presets/nfm_strong.yaml comes to on two generated tables: ``make bench-preset``.
 
 Beside it an FM with the same values, and NFM with fewer factors, of which less is dropped. Three
 seeds each, one training to a core. What is trained is not trained again: kill it at any time, and
 run it again; to begin anew remove build/preset.
 
 Example:
-    python -m benchmarks.preset --docs docs/tuning.md
+    python -m benchmarks.preset
 """
 
 import argparse
 import contextlib
-import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from benchmarks import machine
-from benchmarks.report import write_docs
 from conf import storage
 from conf.loader import load_config, override_config
 from conf.manifest import FILE_NAME
@@ -28,8 +23,7 @@ from jobs.results import markdown, spread
 from jobs.session import spark_session
 
 COMMAND = "make bench-preset"
-TABLES = ("ratings", "implicit", "usage", "tags")
-PRESET = Path("conf/presets/nfm_strong.yaml")
+TABLES = ("usage", "tags")
 RECIPES: dict[str, dict[str, Any]] = {
     "`fm` with the values of nfm_strong": {"model.name": "fm"},
     "nfm_strong": {},
@@ -40,16 +34,12 @@ RECIPES: dict[str, dict[str, Any]] = {
 def configs_of(table: str) -> dict[tuple[str, str, int], Config]:
     """The trainings on a table, by table, recipe and seed."""
     config = load_config(f"conf/reproduce/{table}.yaml")
-    preset = yaml.safe_load(PRESET.read_text())
-    values = {f"{part}.{key}": x for part, keys in preset.items() for key, x in keys.items()}
-    stopping = values.pop("train.early_stopping")
-    values["train.early_stopping.patience"] = stopping["patience"]  # the metric is the table's
     found = {}
-    for number, (recipe, others) in enumerate(RECIPES.items()):
+    for number, (recipe, values) in enumerate(RECIPES.items()):
         for seed in SEEDS:
             place = f"build/preset/{table}/{number}-seed-{seed}"
             paths = {"train.path": place, "train.work_path": place, "evaluate.path": place}
-            settings = values | others | paths | {"train.seed": seed}
+            settings = values | paths | {"train.seed": seed}
             found[table, recipe, seed] = override_config(config, settings, COMMAND)
     return found
 
@@ -67,7 +57,7 @@ def judge(config: Config) -> float:
 
 def page(found: dict[tuple[str, str, int], float]) -> str:
     """A row per recipe, a column per table."""
-    head = ["three seeds, test rows", *(f"{table}, {_metric(table)}" for table in TABLES)]
+    head = ["three seeds, test RMSE", *TABLES]
     rows = [
         [
             recipe,
@@ -78,15 +68,9 @@ def page(found: dict[tuple[str, str, int], float]) -> str:
     return markdown(head, rows)
 
 
-def _metric(table: str) -> str:
-    return load_config(f"conf/reproduce/{table}.yaml").train.early_stopping.metric.upper()
-
-
 def main() -> None:
-    """Build what is not there, train what is left, print the table, write it down."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--docs", type=Path, help="page to write the table into")
-    docs: Path | None = parser.parse_args().docs
+    """Build what is not there, train what is left, print the table."""
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     todo = {key: config for table in TABLES for key, config in configs_of(table).items()}
     for config in todo.values():
         if not storage.exists(f"{config.features.path}/{FILE_NAME}"):
@@ -98,9 +82,7 @@ def main() -> None:
             found[key] = metric
             print(*key, f"{metric:.4f}", flush=True)
     print(page(found))
-    if docs:
-        write_docs(docs, COMMAND, f"{machine.describe()}.\n\n{page(found)}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
