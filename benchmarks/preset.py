@@ -18,7 +18,8 @@ from conf.loader import load_config, override_config
 from conf.manifest import FILE_NAME
 from conf.schema import Config
 from jobs import build_features
-from jobs.comparison import OPTIONS, SEEDS, pool_of_cores, train_and_judge
+from jobs.comparison import OPTIONS, SEEDS, train_and_judge
+from jobs.cores import pool_of_cores
 from jobs.results import markdown, spread
 from jobs.session import spark_session
 
@@ -38,7 +39,8 @@ def configs_of(table: str) -> dict[tuple[str, str, int], Config]:
     for number, (recipe, values) in enumerate(RECIPES.items()):
         for seed in SEEDS:
             place = f"build/preset/{table}/{number}-seed-{seed}"
-            paths = {"train.path": place, "train.work_path": place, "evaluate.path": place}
+            parts = {"train.path": "models", "train.work_path": "work", "evaluate.path": "reports"}
+            paths = {key: f"{place}/{part}" for key, part in parts.items()}
             settings = values | paths | {"train.seed": seed}
             found[table, recipe, seed] = override_config(config, settings, COMMAND)
     return found

@@ -9,15 +9,13 @@ import contextlib
 import json
 import math
 import multiprocessing
-import os
 import statistics
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
-from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +28,11 @@ from conf.manifest import FILE_NAME
 from conf.schema import Config
 from jobs import build_features, evaluate, train, tune
 from jobs.cli import explained
+from jobs.cores import pool_of_cores
 from jobs.results import Summary, Trained, line
 from jobs.session import spark_session
 from nfm.bundle import Bundle, load_bundle
 from nfm.launch.study import BEST, check_study
-from nfm.lifeline import end_with_parent
 from nfm.registry import LATEST, resolve_bundle
 from nfm.run_log import METRICS
 
@@ -152,22 +150,6 @@ def tried_of(study: Config, name: str) -> list[str]:
     """The keys of a study's space that mean something to the model."""
     assert study.tune
     return [key for key in study.tune.space if key not in MODELS[name].get("ignores", ())]
-
-
-def pool_of_cores() -> ProcessPoolExecutor:
-    """Processes that have a core each, and end with this one."""
-    context = multiprocessing.get_context("spawn")
-    cores = os.sched_getaffinity(0)
-    free: Queue[int] = context.Queue()
-    for core in cores:
-        free.put(core)
-    return ProcessPoolExecutor(len(cores), context, _begin, (free,))
-
-
-def _begin(free: "Queue[int]") -> None:
-    """Give a process of the pool a core of its own."""
-    end_with_parent()
-    os.sched_setaffinity(0, {free.get()})
 
 
 def tune_and_train(config: Config, names: Sequence[str], peer: Peer | None) -> list[list[Trained]]:
