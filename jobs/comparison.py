@@ -32,6 +32,7 @@ from jobs.cores import pool_of_cores
 from jobs.results import Summary, Trained, line
 from jobs.session import spark_session
 from nfm.bundle import Bundle, load_bundle
+from nfm.launch.run_directory import differing_keys
 from nfm.launch.study import BEST, check_study
 from nfm.registry import LATEST, resolve_bundle
 from nfm.run_log import METRICS
@@ -282,6 +283,6 @@ def _bundle_of(config: Config) -> Bundle | None:
     """The bundle that was trained with this config, if it is there."""
     with contextlib.suppress(ConfigError):
         bundle = load_bundle(resolve_bundle(config.train.path, LATEST))
-        if bundle.config == train.with_bundle(config):
+        if not differing_keys(bundle.config, train.with_bundle(config)):
             return bundle
     return None

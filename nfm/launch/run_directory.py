@@ -18,13 +18,16 @@ from nfm.worker import CONFIG
 
 LOCK = "lock"
 NEWEST = "newest"
-# What may change when a training goes on: where it runs and how it is looked after.
+# What may change when a training goes on: where it runs, how it is looked after, and what is done
+# with its bundle.
 _MAY_DIFFER = {
     *("train.launcher", "train.hosts", "train.num_workers", "train.threads_per_worker"),
     *("train.placement", "train.cache", "train.checkpoint", "train.work_path"),
     *("train.max_restarts", "train.restart_backoff_s", "train.stall_timeout_s", "spark", "tune"),
-    *("promote", "nightly"),
+    *("evaluate.path", "evaluate.split", "evaluate.segments", "promote", "score", "nightly"),
 }
+# Decides only where GAUC does.
+_GROUP_BY = "evaluate.group_by"
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +112,8 @@ def _published(run: Path, config: Config) -> str | None:
 def differing_keys(one: Config, other: Config) -> list[str]:
     """The dotted keys of what makes two trainings two."""
     first, second = (_by_key(config.model_dump(mode="json")) for config in (one, other))
+    if one.train.early_stopping.metric != "gauc":
+        first[_GROUP_BY] = second[_GROUP_BY] = None
     return [key for key in first | second if first.get(key) != second.get(key)]
 
 

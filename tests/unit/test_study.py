@@ -166,3 +166,20 @@ def test_another_config_or_other_data_have_a_study_of_their_own(tmp_path: Path) 
             check_study(other, manifest)
     with pytest.raises(DataError, match="built anew since the study"):
         check_study(config, manifest.model_copy(update={"created_at": "later"}))
+
+
+def test_what_is_done_with_a_bundle_makes_no_other_study(tmp_path: Path) -> None:
+    config = tuned(tmp_path, trials=1)
+    manifest = write_features(config, [40], [20])
+    run_study(config, manifest)
+    later = {"evaluate.group_by": "user", "evaluate.segments": ["user"], "score.path": "elsewhere"}
+    check_study(override_config(config, later, "test"), manifest)
+
+
+def test_a_group_decides_where_gauc_does(tmp_path: Path) -> None:
+    by_user = {"evaluate.group_by": "user", "train.early_stopping.metric": "gauc"}
+    config = override_config(tuned(tmp_path, trials=1), by_user, "test")
+    manifest = write_features(config, [40], [20])
+    Study(config, manifest)
+    with pytest.raises(ConfigError, match="evaluate.group_by differ; go on"):
+        check_study(override_config(config, {"evaluate.group_by": "item"}, "test"), manifest)
