@@ -181,5 +181,5 @@ def test_a_group_decides_where_gauc_does(tmp_path: Path) -> None:
     config = override_config(tuned(tmp_path, trials=1), by_user, "test")
     manifest = write_features(config, [40], [20])
     Study(config, manifest)
-    with pytest.raises(ConfigError, match="evaluate.group_by differ; go on"):
+    with pytest.raises(ConfigError, match=r"evaluate.group_by differ; go on"):
         check_study(override_config(config, {"evaluate.group_by": "item"}, "test"), manifest)
