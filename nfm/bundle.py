@@ -129,7 +129,7 @@ def load_bundle(path: str, *, check: bool = True) -> Bundle:
         config = load_config(f"{path}/{CONFIG}")
         scores = ScoreReference.from_json(json.loads(storage.read_text(f"{path}/{SCORES}")))
         weights = _read_weights(f"{path}/{WEIGHTS}")
-        model = build_model(config.model, manifest.fields, Alone())
+        model = build_model(config.model, manifest.fields, Alone(), compiled=True)
         table_VD = weights.pop("table.weight")
         model.load_state_dict({k.removeprefix("model."): v for k, v in weights.items()})
         expected = (manifest.num_features, config.model.factors + 1)

@@ -1,6 +1,6 @@
 """The compiled loops of the layers; ``nfm.layers`` holds their plain twin.
 
-All but ``linear`` are batch norm, ReLU and dropout in training.
+All but ``linear`` are batch norm, ReLU and dropout; ``forward`` alone, without dropout, predicts.
 
 Forwards, one sweep over [B, H] sums its columns and one writes the result; backwards, one sweep
 sums the gradient's columns and one takes out what flows through mean and variance. Column sums are

@@ -1,8 +1,8 @@
 """The layers of the model family.
 
 What follows the pooling and every linear layer has two implementations of one thing: plain torch
-on any device, and in training on a CPU the compiled loops of ``nfm.layer_kernels``; the tests hold
-one against the other.
+on any device, and on a CPU the compiled loops of ``nfm.layer_kernels``; the tests hold one against
+the other.
 
 Shapes: B = rows of a batch, S = slots, K = embedding dimension, H = units of a layer.
 """
@@ -10,6 +10,7 @@ Shapes: B = rows of a batch, S = slots, K = embedding dimension, H = units of a 
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -65,9 +66,14 @@ class BatchNorm(nn.Module):
         mean_H, var_H = self._statistics(x_BH) if self.training else running
         mean_H, dtype = mean_H.to(self.weight.dtype), self.weight.dtype
         scale_H = torch.rsqrt(var_H + self.EPS).to(dtype) * self.weight
-        if self.training:
-            return (x_BH - mean_H) * scale_H + self.bias
-        return (x_BH * scale_H).add_(self.bias - mean_H * scale_H)  # two sweeps, not three
+        return (x_BH - mean_H) * scale_H + self.bias
+
+    def running_4H(self) -> npt.NDArray[Any]:  # noqa: N802 (a shape)
+        """By what predictions are normalised, as ``nfm.layer_kernels`` takes it."""
+        rstd_H = torch.rsqrt(self.running_var + self.EPS).to(self.weight.dtype)
+        mean_H, scale_H = self.running_mean.to(rstd_H.dtype), rstd_H * self.weight
+        norm_4H: npt.NDArray[Any] = torch.stack([mean_H, scale_H, self.bias, rstd_H]).numpy()
+        return norm_4H
 
     def sum(self, sums: torch.Tensor, direction: str) -> torch.Tensor:
         """Add up over the workers; nothing is exchanged where there is one."""
@@ -174,7 +180,8 @@ class NormActDropout(nn.Module):
         norm: The batch norm, if there is one.
         activation: A key of ``ACTIVATIONS``, if there is one.
         dropout: Probability of dropping an element, in [0, 1).
-        compiled: Whether compiled loops do it in training (CPU only), or plain torch.
+        compiled: Whether compiled loops do it (CPU only), or plain torch. What is neither training
+            nor a prediction, but has a gradient, is plain torch's.
     """
 
     def __init__(
@@ -188,11 +195,11 @@ class NormActDropout(nn.Module):
 
     def forward(self, x_BH: torch.Tensor) -> torch.Tensor:
         """Apply the three to [B, H]."""
-        if not (self.compiled and self.training):
+        if not self.compiled or (torch.is_grad_enabled() and not self.training):
             normal_BH = x_BH if self.norm is None else self.norm(x_BH)
             out: torch.Tensor = self.dropout(self.activation(normal_BH))
             return out
-        dropped = self.dropout.dropped
+        dropped = self.dropout.dropped if self.training else 0
         if isinstance(self.activation, nn.ReLU | nn.Identity):
             return _fused(x_BH, self.norm, isinstance(self.activation, nn.ReLU), dropped)
         # torch's tanh and sigmoid use vector instructions, a compiled loop's would not.
@@ -226,6 +233,8 @@ class _Fused(torch.autograd.Function):
             norm_4H = np.zeros((4, x_BH.shape[1]), x_BH.numpy().dtype)
             norm_4H[1] = 1
             rows = 0.0
+        elif not norm.training:
+            norm_4H, rows = norm.running_4H(), 0.0
         else:
             sums = norm.sum(torch.from_numpy(kernels.column_sums(x_BH.numpy())), "forward")
             rows = float(sums[-1])

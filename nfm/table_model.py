@@ -45,7 +45,7 @@ class Layers:
     Args:
         config: Sizes and rates.
         workers: Who batch norm sums with.
-        compiled: Whether compiled loops train them (CPU only), or plain torch.
+        compiled: Whether they run in compiled loops (CPU only), or plain torch.
     """
 
     def __init__(self, config: ModelConfig, workers: Collectives, *, compiled: bool) -> None:

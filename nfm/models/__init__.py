@@ -22,7 +22,7 @@ def build_model(
         config: Name, sizes and rates.
         fields: What the rows consist of.
         workers: Who trains it together.
-        compiled: Whether compiled loops train it (CPU only), or plain torch.
+        compiled: Whether it runs in compiled loops (CPU only), or plain torch.
     """
     module = import_module(f"nfm.models.{config.name}")
     model: TableModel = module.Model(config, fields, Layers(config, workers, compiled=compiled))
