@@ -87,6 +87,19 @@ def normaliser(
     return norm_4H
 
 
+@njit(nogil=True, cache=True)
+def running_normaliser(
+    weight_H: Array, bias_H: Array, eps: float, running_mean_H: Array, running_var_H: Array
+) -> Array:
+    """The ``norm_4H`` of the running statistics."""
+    norm_4H = np.empty((4, len(weight_H)), weight_H.dtype)
+    for h in range(len(weight_H)):
+        rstd = 1 / np.sqrt(running_var_H[h] + eps)
+        norm_4H[0, h], norm_4H[1, h] = running_mean_H[h], weight_H[h] * rstd
+        norm_4H[2, h], norm_4H[3, h] = bias_H[h], rstd
+    return norm_4H
+
+
 @njit(nogil=True, fastmath=_FAST, cache=True)
 def linear(x_BH: Array, weight_OH: Array, bias_O: Array, out_BO: Array) -> None:
     """A linear layer of few outputs, each row by itself; writes ``out_BO``."""

@@ -10,7 +10,6 @@ Shapes: B = rows of a batch, S = slots, K = embedding dimension, H = units of a 
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -67,13 +66,6 @@ class BatchNorm(nn.Module):
         mean_H, dtype = mean_H.to(self.weight.dtype), self.weight.dtype
         scale_H = torch.rsqrt(var_H + self.EPS).to(dtype) * self.weight
         return (x_BH - mean_H) * scale_H + self.bias
-
-    def running_4H(self) -> npt.NDArray[Any]:  # noqa: N802 (a shape)
-        """By what predictions are normalised, as ``nfm.layer_kernels`` takes it."""
-        rstd_H = torch.rsqrt(self.running_var + self.EPS).to(self.weight.dtype)
-        mean_H, scale_H = self.running_mean.to(rstd_H.dtype), rstd_H * self.weight
-        norm_4H: npt.NDArray[Any] = torch.stack([mean_H, scale_H, self.bias, rstd_H]).numpy()
-        return norm_4H
 
     def sum(self, sums: torch.Tensor, direction: str) -> torch.Tensor:
         """Add up over the workers; nothing is exchanged where there is one."""
@@ -233,16 +225,15 @@ class _Fused(torch.autograd.Function):
             norm_4H = np.zeros((4, x_BH.shape[1]), x_BH.numpy().dtype)
             norm_4H[1] = 1
             rows = 0.0
-        elif not norm.training:
-            norm_4H, rows = norm.running_4H(), 0.0
         else:
-            sums = norm.sum(torch.from_numpy(kernels.column_sums(x_BH.numpy())), "forward")
-            rows = float(sums[-1])
-            norm_4H = kernels.normaliser(
-                sums.numpy(),
-                *(weight_H.detach().numpy(), bias_H.detach().numpy(), norm.EPS),
-                *(norm.running_mean.numpy(), norm.running_var.numpy(), norm.momentum),
-            )
+            learnt = weight_H.detach().numpy(), bias_H.detach().numpy(), norm.EPS
+            running = norm.running_mean.numpy(), norm.running_var.numpy()
+            if norm.training:
+                sums = norm.sum(torch.from_numpy(kernels.column_sums(x_BH.numpy())), "forward")
+                rows = float(sums[-1])
+                norm_4H = kernels.normaliser(sums.numpy(), *learnt, *running, norm.momentum)
+            else:
+                rows, norm_4H = 0.0, kernels.running_normaliser(*learnt, *running)
         seed = draw_seed() if dropped else 0
         out_BH = torch.empty_like(x_BH)
         kernels.forward(x_BH.numpy(), norm_4H, relu, dropped, seed, out_BH.numpy())
