@@ -37,6 +37,7 @@ FLAT = 1.2
 PEER = "StringIndexer"
 _CONF = {
     "spark.driver.memory": "6g",
+    "spark.driver.extraJavaOptions": "-XX:+UseParallelGC",
     "spark.sql.shuffle.partitions": "8",
     "spark.ui.enabled": "false",
     "spark.sql.maxMetadataStringLength": "1000",  # for `rows_read`

@@ -43,6 +43,7 @@ GROWTH, FLAT = 4.2, 1.2
 _BATCHES = (1024, 4096, 16_384)
 _CONF = {
     "spark.driver.memory": "6g",
+    "spark.driver.extraJavaOptions": "-XX:+UseParallelGC",
     "spark.sql.shuffle.partitions": "8",
     "spark.ui.enabled": "false",
 }

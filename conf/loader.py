@@ -14,7 +14,7 @@ from conf.errors import ConfigError
 from conf.schema import Config
 
 
-class _Loader(yaml.CSafeLoader):  # the one in C is ten times as fast
+class _Loader(yaml.CSafeLoader):  # what is in C is ten times as fast
     """YAML 1.1 as people read it: 1e-4 is a number and 2024-01-01 stays the text it is."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012 (as in the class above it)
@@ -81,7 +81,7 @@ def value_of(config: Config, key: str) -> Any:
 
 def dump_config(config: Config) -> str:
     """The resolved configuration as YAML that ``load_config`` reads back to an equal one."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    return yaml.dump(config.model_dump(mode="json"), Dumper=yaml.CSafeDumper, sort_keys=False)
 
 
 def _parse(text: str, origin: str) -> Any:

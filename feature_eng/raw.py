@@ -95,7 +95,7 @@ def field_column(raw: DataFrame, field: FieldSpec) -> Column:
         DataError: The column is missing or of a type that the field's kind cannot take.
     """
     if field.is_expr:
-        value = F.expr(field.source)
+        value, sql = F.expr(field.source), f"({field.source}\n)"  # a comment may end it
         try:
             found = raw.select(value.alias(field.name)).schema[0].dataType
         except AnalysisException as error:
@@ -104,7 +104,7 @@ def field_column(raw: DataFrame, field: FieldSpec) -> Column:
                 f"{first_line(error)}"
             ) from None
     else:
-        value = named_column(raw, field.source, field.name)
+        value, sql = named_column(raw, field.source, field.name), quoted(field.source)
         found = raw.schema[field.source].dataType
     if not _fits(field.kind, found):
         raise DataError(
@@ -112,11 +112,11 @@ def field_column(raw: DataFrame, field: FieldSpec) -> Column:
             f"'{field.kind}' expects {_EXPECTED[field.kind]}; change the kind or cast with expr"
         )
     if field.kind == "multi_valued":
-        values = F.array_compact(value.cast("array<string>"))
-        value = F.transform(F.slice(values, 1, field.length + 1), _shortened)
+        values = f"slice(array_compact(cast({sql} AS array<string>)), 1, {field.length + 1})"
+        value = F.expr(f"transform({values}, text -> {_shortened('text')})")
     elif field.kind == "categorical":
-        text = value.cast("string")  # of another type none is long
-        value = _shortened(text) if isinstance(found, T.StringType) else text
+        # Of another type none is long.
+        value = F.expr(_shortened(sql) if isinstance(found, T.StringType) else f"string({sql})")
     elif field.kind == "hashed":
         value = value.cast("string")
         hashed = hashed_id(value, field.oov_buckets, field.seed)
@@ -156,10 +156,10 @@ def hashed_id(value: Column, buckets: int, seed: int) -> Column:
     return (UNKNOWN + F.pmod(value_hash(value, seed), F.lit(buckets))).cast("int")
 
 
-def _shortened(text: Column) -> Column:
-    beginning = F.substr(text, F.lit(1), F.lit(_BEGINNING_CHARACTERS))
-    name = F.concat(beginning, F.lit("... SHA-256 "), F.sha2(text, 256))
-    return F.when(F.octet_length(text) <= _LONGEST_BYTES, text).otherwise(name)
+def _shortened(text: str) -> str:
+    """SQL of a text; as SQL, for a call into the JVM for each part of it takes longer."""
+    name = f"concat(substr({text}, 1, {_BEGINNING_CHARACTERS}), '... SHA-256 ', sha2({text}, 256))"
+    return f"if(octet_length({text}) <= {_LONGEST_BYTES}, {text}, {name})"
 
 
 def _transformed(value: Column, field: FieldSpec) -> Column:

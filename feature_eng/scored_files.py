@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from conf import storage
 from conf.cells import Cells, add_cells, as_pairs, count_cells, from_pairs
 from conf.errors import RunError
-from conf.manifest import MISSING, PADDING, FieldSpec
+from conf.manifest import MISSING, FieldSpec
 from conf.partition import ScoreFile
 from conf.scoring import EXPLANATION, SCORE
 from feature_eng.raw import KEY_HASH
@@ -113,7 +113,7 @@ class Found:
             first = ids[:, 0] if ids.ndim == 2 else ids
             missing[field.name] = int(np.count_nonzero(first == MISSING))
             if field.has_vocabulary:
-                present = np.count_nonzero((ids != MISSING) & (ids != PADDING))
+                present = np.count_nonzero(ids > MISSING)  # padding is below it
                 known = np.count_nonzero(ids >= field.first_known)
                 values[field.name], unknown[field.name] = int(present), int(present - known)
         finite = np.isfinite(scores[OUTPUT])

@@ -15,7 +15,6 @@ Properties = dict[str, bool | float | int | str | None]
 
 STOPPED = threading.Event()  # a signal has ended this process's use of Spark
 _STOP_S = 30.0
-_COLLECTOR = "-XX:+UseParallelGC"
 
 # What the encoding relies on, whatever the site's defaults.
 _FIXED: Properties = {
@@ -50,9 +49,6 @@ def spark_session(config: SparkConfig) -> SparkSession:
             "spark.ui.showConsoleProgress": "false",
             # Here each error ends the job, which says it without the stack.
             "spark.log.level": "FATAL" if config.master.startswith("local") else "ERROR",
-            # A batch has no pause to avoid: rows that die young cost G1 a tenth of a job more.
-            "spark.driver.defaultJavaOptions": _COLLECTOR,
-            "spark.executor.defaultJavaOptions": _COLLECTOR,
             **config.conf,
         }
         builder = builder.master(config.master).config(map=own)
