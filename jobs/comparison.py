@@ -203,7 +203,9 @@ def _of_model(config: Config, name: str, place: Path, peer: Peer | None) -> list
         for seed, of_seed in configs.items()
         if beside
     }
-    chosen = {key: value_of(found, key) for key in tried_of(study, name)}
+    # As wide as what it begins from.
+    keys = [*tried_of(study, name), *(["model.embedding_dim"] if before else [])]
+    chosen = {key: value_of(found, key) for key in keys}
     metric = config.train.early_stopping.metric
     about = partial(Trained, chosen=chosen, trials=study.tune.trials, config=best)
     return [

@@ -134,13 +134,16 @@ def _metrics(summaries: Mapping[str, Summary]) -> str:
     rows = [
         [
             model,
+            spread([run.valid for run in summary.runs]),
             *(spread(summary.of(metric)) for metric in shared),
             f"{summary.first.parameters:,}",
             f"{statistics.median(run.epoch_s for run in summary.runs):.2f}",
         ]
         for model, summary in summaries.items()
     ]
-    head = ["model", *(f"test {metric}" for metric in shared), "parameters", "s per epoch"]
+    decides = next(iter(summaries.values())).first.metric
+    tested = [f"test {metric}" for metric in shared]
+    head = ["model", f"valid {decides}", *tested, "parameters", "s per epoch"]
     return markdown(head, rows)
 
 

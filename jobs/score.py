@@ -268,7 +268,7 @@ def add_arguments(made: argparse.ArgumentParser) -> None:
     )
     made.add_argument("--force", action="store_true", help="publish though a gate failed")
     made.add_argument(
-        "--run-id", help="the scheduler's name of this run: what it published is not done twice"
+        "--run-id", help="the scheduler's name of this run: a Delta table takes it once"
     )
 
 

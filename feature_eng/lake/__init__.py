@@ -36,7 +36,7 @@ def publication(
         spark: The session.
         config: Says where partitions are published, and how.
         ds: The day.
-        run_id: Of this run; a retry under the same id publishes nothing twice.
+        run_id: Of this run; a Delta table takes what is published under one id once.
 
     Raises:
         ConfigError: Something that is none of ours is in the partition's place.

@@ -9,10 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from deltalake import DeltaTable
 from pyspark.sql import SparkSession
 
 from conf.manifest import MISSING, PADDING, UNKNOWN
-from jobs import build_features, score, train
+from jobs import build_features, lake, score, train
 from nfm.bundle import load_bundle
 from nfm.predict import Scorer
 from tests.data import DS, raw_table, write_config, write_raw
@@ -275,3 +276,36 @@ def test_yesterday_is_compared_with(job: JobCaller, root: Path) -> None:
     assert "drift from 2026-03-01 of 'score': warns at 0.1, fails at 0.5" in second.err
     assert "share of one value of 'score': warns at 0.5, fails at 0.99" in second.err
     assert "1.0000 found" in second.err
+
+
+def test_scores_in_a_table_of_the_catalog(job: JobCaller, root: Path, spark: SparkSession) -> None:
+    asked = settings(root, table="default.explained", columns=["tags"], explain=2)
+    spark.sql("DROP TABLE IF EXISTS default.explained")
+    try:
+        for _ in range(2):
+            outcome = job(score, "--ds", DS, *asked)
+            assert outcome.code == 0, outcome.err
+            rows = [row.asDict() for row in spark.table("default.explained").collect()]
+            assert (len(rows), {str(row["ds"]) for row in rows}) == (ROWS, {DS})
+        of_files = scores(job(score, "--ds", DS, *settings(root, columns=["tags"], explain=2)))
+        by_key = {(row["user"], row["item"]): row for row in of_files}
+        for row in rows:
+            same = by_key[row["user"], row["item"]]
+            assert (row["score"], row["tags"]) == (same["score"], same["tags"])
+            assert [part.asDict() for part in row["explanation"]] == same["explanation"]
+        shown = job(lake, "show", "--ds", DS, *asked)
+        assert f"{ROWS:,}" in shown.out, shown.err
+    finally:
+        spark.sql("DROP TABLE IF EXISTS default.explained")
+
+
+def test_a_run_of_delta_is_not_published_twice(job: JobCaller, root: Path) -> None:
+    asked = settings(root, format="delta")
+    path = asked[1].removeprefix("score.path=").strip('"')
+    for run, version in (("scheduled__2026-01-02T03:00:00+00:00", 0), ("manual__1", 1)):
+        for _ in range(2):
+            outcome = job(score, "--ds", DS, "--run-id", run, *asked)
+            assert outcome.code == 0, outcome.err
+            table = DeltaTable(path)
+            rows = sum(pq.read_metadata(file).num_rows for file in table.file_uris())
+            assert (table.version(), rows) == (version, ROWS)

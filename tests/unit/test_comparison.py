@@ -75,12 +75,12 @@ def test_the_page_is_that_of_the_trainings() -> None:
     lines = page(found()).splitlines()
     first, second = lines.index("### ratings"), lines.index("### implicit")
     assert lines[first + 2 : first + 5] == [
-        "| model | test auc | parameters | s per epoch |",
-        "| --- | ---: | ---: | ---: |",
-        "| lr | 0.7710 ± 0.0014 | 12,345 | 1.00 |",
+        "| model | valid auc | test auc | parameters | s per epoch |",
+        "| --- | ---: | ---: | ---: | ---: |",
+        "| lr | 0.7700 ± 0.0000 | 0.7710 ± 0.0014 | 12,345 | 1.00 |",
     ]
-    assert lines[second + 2].startswith("| model | test rmse |")
-    assert lines[second + 10] == "| nfm-1 | 0.5910 ± 0.0014 | 12,345 | 1.00 |"
+    assert lines[second + 2].startswith("| model | valid rmse | test rmse |")
+    assert lines[second + 10] == "| nfm-1 | 0.5900 ± 0.0000 | 0.5910 ± 0.0014 | 12,345 | 1.00 |"
     whole = "a model's whole config is the best.yaml of its study, as `lr/best.yaml`."
     assert f"Of 8 trials each; {whole}" in lines
     assert "| best of | optimizer | l2.embedding | hidden |" in lines

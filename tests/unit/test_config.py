@@ -129,7 +129,11 @@ def test_the_resolved_config_reads_back_equal(tmp_path: Path) -> None:
     assert again.fingerprint() == config.fingerprint()
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "conf").glob("*.yaml")), ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "path",
+    sorted({*(ROOT / "conf").glob("*.yaml"), *(ROOT / "conf/reproduce").glob("*.yaml")}),
+    ids=lambda p: p.name,
+)
 def test_shipped_configs_are_valid(path: Path) -> None:
     assert load_config(str(path)).fields
 

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import fsspec
+import numba
 import numpy as np
 import pytest
 import torch
@@ -99,12 +100,13 @@ def test_a_bundle_refuses_what_it_cannot_give(tmp_path: Path) -> None:
 
 def test_a_scorer_is_loaded_once(tmp_path: Path) -> None:
     path = write(bundle_of(tmp_path), tmp_path / "models/one")
-    threads = torch.get_num_threads()
+    threads, of_loops = torch.get_num_threads(), numba.get_num_threads()
     try:
         scorer = load_scorer(path, "isotonic", 1)
-        assert torch.get_num_threads() == 1
+        assert (torch.get_num_threads(), numba.get_num_threads()) == (1, 1)
     finally:
         torch.set_num_threads(threads)
+        numba.set_num_threads(of_loops)
     assert load_scorer(path, "isotonic", 1) is scorer
     assert scorer.bundle.scores == SCORES
 

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+from conf.training import ModelConfig
 from nfm.batch import Batch, field_of_slots
 from nfm.checkpoint import table_tensors
 from nfm.collectives import Alone
@@ -25,7 +26,7 @@ from tests.data import OPTIMIZERS, make_config, plain_fields
 NUM_FEATURES, SLOTS, ROWS = 12, 4, 32
 OF_ROWS = plain_fields(NUM_FEATURES, 1, 2, 1)
 FIELD_S = field_of_slots(OF_ROWS)
-MODELS = ["lr", "fm", "nfm", "fnn", "wide_deep", "deep_cross"]
+MODELS = list(get_args(ModelConfig.model_fields["name"].annotation))
 
 
 def random_batch(

@@ -164,7 +164,10 @@ def test_a_finished_training_has_nothing_left_to_do(config: Config, tmp_path: Pa
 
 @pytest.mark.parametrize(
     ("metric", "best"),
-    [("gauc", max), ("normalised_entropy", min)],
+    [
+        *(("gauc", max), ("pr_auc", max)),
+        *(("normalised_entropy", min), ("logloss", min), ("ece", min)),
+    ],
 )
 def test_any_metric_decides_which_epoch_is_kept(
     tmp_path: Path, metric: str, best: Callable[[list[float]], float]
