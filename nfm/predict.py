@@ -24,7 +24,7 @@ from nfm.explain import explain
 from nfm.objective import Objective
 
 # Rows that are predicted at once: few enough that what is in between stays in the cache.
-BATCH_ROWS = 2048
+BATCH_ROWS = 4096
 
 Array = npt.NDArray[Any]
 
