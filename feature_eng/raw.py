@@ -157,7 +157,10 @@ def hashed_id(value: Column, buckets: int, seed: int) -> Column:
 
 
 def _shortened(text: str) -> str:
-    """SQL of a text; as SQL, for a call into the JVM for each part of it takes longer."""
+    """SQL for a text, or if it is long for its beginning and its SHA-256.
+
+    As a column of functions, each part would be a call into the JVM.
+    """
     name = f"concat(substr({text}, 1, {_BEGINNING_CHARACTERS}), '... SHA-256 ', sha2({text}, 256))"
     return f"if(octet_length({text}) <= {_LONGEST_BYTES}, {text}, {name})"
 
