@@ -3,7 +3,8 @@
 import itertools
 import json
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -80,19 +81,16 @@ class Found:
     no_number: int
 
     @classmethod
-    def none(cls) -> "Found":
-        """Of no rows."""
-        return cls(0, {}, {}, {}, {}, {}, 0)
-
-    def __add__(self, other: "Found") -> "Found":
-        return Found(
-            rows=self.rows + other.rows,
-            missing=_added(self.missing, other.missing),
-            unknown=_added(self.unknown, other.unknown),
-            values=_added(self.values, other.values),
-            cells=add_cells([self.cells, other.cells]),
-            frequent=_most(_added(self.frequent, other.frequent)),
-            no_number=self.no_number + other.no_number,
+    def added_up(cls, parts: Sequence["Found"]) -> "Found":
+        """Of all the rows of the parts, which may be none."""
+        return cls(
+            rows=sum(part.rows for part in parts),
+            missing=_added(part.missing for part in parts),
+            unknown=_added(part.unknown for part in parts),
+            values=_added(part.values for part in parts),
+            cells=add_cells(part.cells for part in parts),
+            frequent=dict(Counter(_added(part.frequent for part in parts)).most_common(_FREQUENT)),
+            no_number=sum(part.no_number for part in parts),
         )
 
     @classmethod
@@ -119,7 +117,8 @@ class Found:
         finite = np.isfinite(scores[OUTPUT])
         cells = count_cells(scores[MODEL_SCORE][finite])
         distinct, counts = np.unique(scores[SCORE][finite], return_counts=True)
-        top = np.argsort(-counts, kind="stable")[:_FREQUENT]
+        often = min(len(finite) // _FREQUENT + 1, counts.max(initial=1))
+        top = np.flatnonzero(counts >= often)[:_FREQUENT]
         frequent = dict(zip(distinct[top].tolist(), counts[top].tolist(), strict=True))
         none = int(np.count_nonzero(~finite))
         return cls(len(finite), missing, unknown, values, cells, frequent, none)
@@ -170,17 +169,16 @@ class ScoreWriter:
 
     def write(self, batches: Batches) -> Batches:
         """Score the rows of a task; yields a ``WRITTEN`` for them, if there are any."""
-        found = Found.none()
+        parts: list[Found] = []
 
         def scored() -> Iterator[pa.Table]:
-            nonlocal found
             scorer = self.load_scorer()
             for batch in batches:
                 if len(batch) == 0:
                     continue
                 for block in self.encode(pa.Table.from_batches([batch])):
                     scores = scorer(block.columns)
-                    found += Found.of(block, self.fields, scores)
+                    parts.append(Found.of(block, self.fields, scores))
                     yield self._table(block, scores)
 
         tables, counted = scored(), None
@@ -188,26 +186,37 @@ class ScoreWriter:
             counted = DueRows(self.top_k, self.by)
             tables = best_rows(counted.of(tables), self.top_k, self.by)
         path = f"{self.prefix}-{uuid.uuid4().hex[:8]}.parquet"
-        if file := write_file(tables, self.schema, self.directory, path):
+        if file := write_file(tables, self.schema, self.constants, self.directory, path):
+            found = Found.added_up(parts)
             due = counted.total() if counted else found.rows
             values = [[file.path], [file.rows], [file.bytes], [due], [found.to_json()]]
             yield pa.record_batch(values, ["path", "rows", "bytes", "due", "found"])
 
     def _table(self, block: Block, scores: Mapping[str, Any]) -> pa.Table:
         data = {**block.kept, SCORE: pa.array(scores[SCORE])}
-        rows = len(data[SCORE])
-        data |= {name: pa.repeat(value, rows) for name, value in self.constants.items()}
         if EXPLANATION in self.schema.names:
             data[EXPLANATION] = scores[EXPLANATION]
-        table = pa.table([data[name] for name in self.schema.names], schema=self.schema)
+        names = [name for name in self.schema.names if name not in self.constants]
+        table = pa.table([data[name] for name in names], names)
         table = table.append_column(KEY_HASH, pa.array(block.key_hashes))
         return table if self.top_k is None else table.append_column(RANK, pa.array(scores[OUTPUT]))
 
 
 def write_file(
-    tables: Iterator[pa.Table], schema: pa.Schema, directory: str, path: str
+    tables: Iterator[pa.Table],
+    schema: pa.Schema,
+    constants: Mapping[str, Any],
+    directory: str,
+    path: str,
 ) -> ScoreFile | None:
     """Write tables as one Parquet file, and their keys' hashes beside it; none if there are none.
+
+    Args:
+        tables: All columns of the schema but the constants, and ``KEY_HASH``.
+        schema: As the file is read.
+        constants: Columns that are the same in every row, by name.
+        directory: Where the file goes.
+        path: Its name.
 
     Raises:
         RunError: Not all rows are in it.
@@ -218,26 +227,40 @@ def write_file(
     fs, directory = storage.filesystem(directory)
     plain = f"{directory}/{path}"
     texts = [field.name for field in schema if field.name != SCORE and not _is_nested(field.type)]
+    # Handed over as one value and its codes: the writer would compare the texts of all rows.
+    coded = {name: pa.array([value], schema.field(name).type) for name, value in constants.items()}
+    written = pa.schema(
+        field.with_type(pa.dictionary(pa.int32(), field.type)) if field.name in coded else field
+        for field in schema
+    )
     rows = 0
     with (
         fs.open(plain, "wb") as file,
         fs.open(f"{directory}/{key_file(path)}", "wb") as hashes,
         pq.ParquetWriter(
             file,
-            schema,
+            written,
             compression="zstd",
             use_dictionary=texts,
             dictionary_pagesize_limit=_DICTIONARY_BYTES,
+            store_schema=False,  # readers are to find plain columns
         ) as writer,
     ):
         for group in _row_groups(itertools.chain([first], tables)):
-            writer.write_table(group.select(schema.names))
+            codes = pa.array(np.zeros(len(group), np.int32))
+            columns = [
+                pa.DictionaryArray.from_arrays(codes, coded[field.name])
+                if field.name in coded
+                else group[field.name]
+                for field in schema
+            ]
+            writer.write_table(pa.table(columns, schema=written))
             hashes.write(group[KEY_HASH].to_numpy().tobytes())
             rows += len(group)
     with fs.open(plain, "rb") as file:
-        written = pq.read_metadata(file).num_rows
-    if written != rows:
-        raise RunError(f"'{path}' has {written} rows, {rows} were written: the store damaged it")
+        found = pq.read_metadata(file).num_rows
+    if found != rows:
+        raise RunError(f"'{path}' has {found} rows, {rows} were written: the store damaged it")
     return ScoreFile(path=path, rows=rows, bytes=fs.size(plain))
 
 
@@ -261,9 +284,8 @@ def _is_nested(kind: pa.DataType) -> bool:
     return bool(pa.types.is_nested(kind))
 
 
-def _added(one: Mapping[Any, int], other: Mapping[Any, int]) -> dict[Any, int]:
-    return {key: one.get(key, 0) + other.get(key, 0) for key in [*one, *(other.keys() - one)]}
-
-
-def _most(counts: Mapping[float, int]) -> dict[float, int]:
-    return dict(sorted(counts.items(), key=lambda item: -item[1])[:_FREQUENT])
+def _added(parts: Iterable[Mapping[Any, int]]) -> dict[Any, int]:
+    total: Counter[Any] = Counter()
+    for part in parts:
+        total.update(part)
+    return dict(total)

@@ -214,7 +214,7 @@ def score_rows(
     rows = rows.observe(seen, F.count(F.lit(1)).alias("rows"))
     written = rows.mapInArrow(in_worker(writer.write), WRITTEN).collect()
     files = [ScoreFile(path=row.path, rows=row.rows, bytes=row.bytes) for row in written]
-    found = sum((Found.from_json(row.found) for row in written), Found.none())
+    found = Found.added_up([Found.from_json(row.found) for row in written])
     handed, what = (seen.get["rows"], "rows") if pairs is None else (pairs, "pairs")
     if found.rows != handed:
         raise DataError(
@@ -229,7 +229,8 @@ def score_rows(
         )
     if not files:
         nothing = iter([writer.schema.append(pa.field(KEY_HASH, pa.int64())).empty_table()])
-        empty = write_file(nothing, writer.schema, writer.directory, f"{writer.prefix}-0.parquet")
+        path = f"{writer.prefix}-0.parquet"
+        empty = write_file(nothing, writer.schema, writer.constants, writer.directory, path)
         assert empty
         files = [empty]
     return files, found

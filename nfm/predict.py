@@ -54,22 +54,15 @@ class Scorer:
             ``score``, the same after calibration: float64 [n]; with ``explain`` also
             ``explanation``, see ``nfm.explain``.
         """
-        fields = self.bundle.manifest.fields
-        rows = len(columns[fields[0].name])
-        outputs, explanations = [np.empty(0, np.float32)], []
-        for start in range(0, rows, BATCH_ROWS):
-            batch = {f.name: columns[f.name][start : start + BATCH_ROWS] for f in fields}
-            ids, x = map(torch.from_numpy, assemble(batch, fields))
-            outputs.append(predict_logits(self.bundle, ids, x))
-            if self.explain:
-                explanations.append(_explain(self.bundle, ids, x, self.explain))
-        output = np.concatenate(outputs)
-        score = Objective.of(self.bundle.config, self.bundle.manifest).scores(output)
+        bundle = self.bundle
+        ids, x = map(torch.from_numpy, assemble(columns, bundle.manifest.fields))
+        output = predict_logits(bundle, ids, x)
+        score = Objective.of(bundle.config, bundle.manifest).scores(output)
         found = {"output": output, "model_score": score, "score": score}
         if self.calibration != "none":
-            found["score"] = self.bundle.scores.calibrate(self.calibration, output)
+            found["score"] = bundle.scores.calibrate(self.calibration, output)
         if self.explain:
-            found["explanation"] = pa.chunked_array(explanations, EXPLANATION_TYPE).combine_chunks()
+            found["explanation"] = _explain(bundle, ids, x, self.explain)
         return found
 
 
@@ -133,7 +126,11 @@ def _explain(
     bundle: Bundle, ids_BS: torch.Tensor, x_BS: torch.Tensor, strongest: int
 ) -> pa.ListArray:
     with _one_thread():
-        return explain(bundle, *_filled(ids_BS, x_BS), strongest).slice(0, len(ids_BS))
+        blocks = [
+            explain(bundle, *_filled(ids, x), strongest).slice(0, len(ids))
+            for ids, x in zip(ids_BS.split(BATCH_ROWS), x_BS.split(BATCH_ROWS), strict=True)
+        ]
+    return pa.chunked_array(blocks, EXPLANATION_TYPE).combine_chunks()
 
 
 def _filled(ids_BS: torch.Tensor, x_BS: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -24,10 +24,11 @@ FAST = {"reassoc", "contract", "arcp", "nsz"}
 PIECES = 64
 # How many rows of the table are asked of memory ahead of their use: measured, 8 to 16 are alike.
 AHEAD = 12
+_CACHE_LINE = 64  # bytes
 
 
 def _prefetch_code(typing_context: Any, rows: Any, index: Any) -> Any:
-    """Ask memory for one row of a matrix: its first and its last cache line, for K = 16 the whole.
+    """Ask memory for one row of a matrix, all cache lines of it.
 
     A row is a random place in a large table: without asking ahead a step waits for each in turn.
     """
@@ -39,10 +40,23 @@ def _prefetch_code(typing_context: Any, rows: Any, index: Any) -> Any:
         stride = cgutils.unpack_tuple(builder, array.strides)[0]
         start = builder.ptrtoint(array.data, word)
         start = builder.add(start, builder.mul(stride, builder.sext(args[1], word)))
+        last = builder.add(start, builder.sub(stride, word(1)))
         kind = ir.FunctionType(ir.VoidType(), [pointer, flag, flag, flag])
         call = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
-        for place in (start, builder.add(start, builder.sub(stride, word(1)))):
+
+        def ask(place: Any) -> None:
             builder.call(call, [builder.inttoptr(place, pointer), flag(0), flag(3), flag(1)])
+
+        ask(start)
+        wide = builder.icmp_signed(">", stride, word(2 * _CACHE_LINE))
+        with (
+            builder.if_then(wide),
+            cgutils.for_range_slice(
+                builder, builder.add(start, word(_CACHE_LINE)), last, word(_CACHE_LINE)
+            ) as (place, _),
+        ):
+            ask(place)
+        ask(last)
         return context.get_dummy_value()
 
     return types.void(rows, index), generate

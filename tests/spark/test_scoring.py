@@ -134,7 +134,7 @@ def test_a_day_without_rows_has_a_file_without_rows(
 ) -> None:
     rows = tonight(spark, built, "2026-03-03")
     (file,), found = score_rows(rows, writer(built, rows, tmp_path / "scores"))
-    assert (file.rows, found) == (0, Found.none())
+    assert (file.rows, found) == (0, Found.added_up([]))
     schema = pq.read_schema(tmp_path / "scores" / file.path)
     assert schema.names == ["user", "item", "score", "model_id", "scored_at"]
 
@@ -239,7 +239,7 @@ def test_duplicate_keys_are_counted(
         hashes = canonical_score_rows(raw, [], names).toArrow()[KEY_HASH]
         table = pa.table({"score": [0.1] * 6, KEY_HASH: hashes})
         schema = pa.schema({"score": pa.float64()})
-        file = write_file(iter([table]), schema, str(tmp_path), f"{expected}.parquet")
+        file = write_file(iter([table]), schema, {}, str(tmp_path), f"{expected}.parquet")
         assert file
         assert count_duplicates(str(tmp_path), [file]) == expected
 

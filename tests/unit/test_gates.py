@@ -79,7 +79,7 @@ def test_each_gate() -> None:
     told = outcomes(gates, found_of(constant, 100, 0), same)
     assert told[-1] == "share of one value score 1.0000 fail"
     assert [line.rpartition(" ")[2] for line in told] == ["warn", "fail", "fail"]
-    nothing = Found.none()
+    nothing = Found.added_up([])
     assert outcomes(gates, nothing) == ["rows  0 fail"]
     assert outcomes(GatesConfig(min_rows=0), nothing) == []
     assert outcomes(GatesConfig(constant_share=Limits()), found_of(constant, 100, 0), constant) == [
@@ -166,7 +166,7 @@ def test_scores_that_are_no_numbers_fail() -> None:
         return Found.of(block, FIELDS, {"output": output, "model_score": score, "score": score})
 
     none = of(np.nan, np.inf, -np.inf, np.nan)
-    found = of(0.0, np.nan, 0.0, np.inf) + Found.from_json(none.to_json())
+    found = Found.added_up([of(0.0, np.nan, 0.0, np.inf), Found.from_json(none.to_json())])
     assert (found.rows, found.frequent, sum(found.cells.values())) == (8, {0.5: 2}, 2)
     for one, rows in ((found, 6), (none, 4)):
         told = outcomes(GatesConfig(), one)
