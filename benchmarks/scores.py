@@ -49,7 +49,7 @@ _CONF = {
 }
 
 
-def measure(folder: Path, rounds: int) -> list[Record]:
+def measure(folder: Path, rounds: int) -> Iterator[Record]:
     """All of it, in one session."""
     threads = len(os.sched_getaffinity(0))
     torch.set_num_threads(threads)
@@ -78,22 +78,18 @@ def measure(folder: Path, rounds: int) -> list[Record]:
             print(f"{name}: {seconds[name][-1]:.1f} s", flush=True)
     rates = {name: Series.of(found).map(lambda s: ROWS / s) for name, found in seconds.items()}
     notes = {"bare forward": f"ids in memory, batches of {best:,}, its fastest; {threads} threads"}
-    return [
-        *(
-            compare(
-                f"speed.raw strings to scores, {ROWS:,} rows",
-                "rows/s",
-                rates["ours"],
-                peer,
-                rates[peer],
-                command=COMMAND,
-                at_least=bar,
-                note=notes.get(peer, ""),
-            )
-            for peer, bar in BARS.items()
-        ),
-        *growth,
-    ]
+    for peer, bar in BARS.items():
+        yield compare(
+            f"speed.raw strings to scores, {ROWS:,} rows",
+            "rows/s",
+            rates["ours"],
+            peer,
+            rates[peer],
+            command=COMMAND,
+            at_least=bar,
+            note=notes.get(peer, ""),
+        )
+    yield from growth
 
 
 def _growth(folder: Path, config: Config, rounds: int) -> Iterator[Record]:

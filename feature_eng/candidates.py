@@ -50,7 +50,7 @@ class Candidates(NamedTuple):
         item_fields: Those of the items.
         kept: Columns of the scores that users and items have.
         pairs: How many there are.
-        source: What the record calls them.
+        source: What the record calls them: both tables, with the users and items of each.
     """
 
     users: DataFrame
@@ -119,7 +119,8 @@ def find_candidates(
     assert counted
     pairs = counted["users"] * len(found) - (counted["seen"] or 0)
     kept_types = T.StructType([types[name] for name in kept])
-    source = f"{config.raw.name} x {wanted.items.name}"
+    sides_read = (config.raw.name, counted["users"]), (wanted.items.name, len(found))
+    source = " x ".join(f"{name} ({rows:,})" for name, rows in sides_read)
     user_rows = spread(user_rows, F.struct(*_named(wanted.user)))
     return Candidates(user_rows, found, user_fields, item_fields, kept_types, pairs, source)
 

@@ -168,7 +168,8 @@ def test_candidates_have_the_scores_of_their_rows(job: JobCaller, root: Path) ->
     by_rows = scores(job(score, "--ds", DS, "--force", *settings(root, **written)))
     assert found == {(row["user"], row["item"]): row["score"] for row in by_rows}
     assert manifest(cross)["rows"] == len(found) == len(pairs) > ROWS
-    assert manifest(cross)["source"]["name"].endswith(f" x {root}/items")
+    sides = f"({len(users):,}) x {root}/items ({len(items):,})"
+    assert manifest(cross)["source"]["name"].endswith(sides)
 
     best = scores(job(score, "--ds", DS, *asked, "--top-k", "2", "--by", "user", *sets))
     of_user = defaultdict(list)
