@@ -122,6 +122,35 @@ def check_rows(least: int, found: int) -> CheckResult:
     )
 
 
+def check_written(
+    found: Found, written: int, top_k: int | None, keys: Sequence[str]
+) -> list[CheckResult]:
+    """Whether what went in came out: all rows, or the best of them, with keys to find them by."""
+    every = found.rows if top_k is None else written  # then ``score_rows`` counted what was due
+    results = [
+        CheckResult(
+            check="rows in = out" if top_k is None else f"best {top_k} of {found.rows} rows in",
+            of="",
+            expected=f"{every}",
+            found=f"{written}",
+            outcome="pass" if written == every else "fail",
+        )
+    ]
+    for key in keys:
+        # Some rows may have none; a column that no row has went missing from the day's files.
+        nulls = found.nulls.get(key, 0)
+        results.append(
+            CheckResult(
+                check="values",
+                of=key,
+                expected="a row with one",
+                found=f"{found.rows - nulls} of {found.rows} rows",
+                outcome="fail" if found.rows and nulls == found.rows else "pass",
+            )
+        )
+    return results
+
+
 def check_keys(policy: str, duplicates: int, keys: Sequence[str]) -> CheckResult:
     """Tell of rows whose keys an earlier row has."""
     outcome: Outcome = "pass"

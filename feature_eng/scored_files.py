@@ -34,6 +34,7 @@ OUTPUT, MODEL_SCORE = "output", "model_score"
 _ROW_GROUP_ROWS = 1 << 18
 _DICTIONARY_BYTES = 1 << 16  # of a column of a row group; keys of many values are not worth theirs
 _FREQUENT = 100
+_PARTS = 64  # that are held until they are added up
 
 
 class Block(NamedTuple):
@@ -63,6 +64,7 @@ class Found:
     Attributes:
         rows: That were scored.
         missing: Per field, the rows without a value.
+        nulls: Per kept column, the same.
         unknown: Per field with a vocabulary, the values that are not known.
         values: Per field with a vocabulary, all values.
         cells: The scores, before calibration, by cell (``conf.cells``).
@@ -74,6 +76,7 @@ class Found:
 
     rows: int
     missing: dict[str, int]
+    nulls: dict[str, int]
     unknown: dict[str, int]
     values: dict[str, int]
     cells: Cells
@@ -86,6 +89,7 @@ class Found:
         return cls(
             rows=sum(part.rows for part in parts),
             missing=_added(part.missing for part in parts),
+            nulls=_added(part.nulls for part in parts),
             unknown=_added(part.unknown for part in parts),
             values=_added(part.values for part in parts),
             cells=add_cells(part.cells for part in parts),
@@ -103,6 +107,7 @@ class Found:
             scores: See ``Scorer``.
         """
         missing = {name: int(np.count_nonzero(null)) for name, null in block.nulls.items()}
+        nulls = {name: values.null_count for name, values in block.kept.items()}
         unknown, values = dict[str, int](), dict[str, int]()
         for field in fields:
             ids = block.columns[field.name]
@@ -121,13 +126,13 @@ class Found:
         top = np.flatnonzero(counts >= often)[:_FREQUENT]
         frequent = dict(zip(distinct[top].tolist(), counts[top].tolist(), strict=True))
         none = int(np.count_nonzero(~finite))
-        return cls(len(finite), missing, unknown, values, cells, frequent, none)
+        return cls(len(finite), missing, nulls, unknown, values, cells, frequent, none)
 
     def to_json(self) -> str:
         """As text, for the driver."""
         return json.dumps(
             (
-                *(self.rows, self.missing, self.unknown, self.values),
+                *(self.rows, self.missing, self.nulls, self.unknown, self.values),
                 *(as_pairs(self.cells), list(self.frequent.items()), self.no_number),
             )
         )
@@ -135,9 +140,8 @@ class Found:
     @classmethod
     def from_json(cls, text: str) -> "Found":
         """The way back."""
-        rows, missing, unknown, values, cells, frequent, no_number = json.loads(text)
-        of_values = dict(map(tuple, frequent))
-        return cls(rows, missing, unknown, values, from_pairs(cells), of_values, no_number)
+        *counts, cells, frequent, no_number = json.loads(text)
+        return cls(*counts, from_pairs(cells), dict(map(tuple, frequent)), no_number)
 
 
 @dataclass(frozen=True)
@@ -179,6 +183,8 @@ class ScoreWriter:
                 for block in self.encode(pa.Table.from_batches([batch])):
                     scores = scorer(block.columns)
                     parts.append(Found.of(block, self.fields, scores))
+                    if len(parts) == _PARTS:
+                        parts[:] = [Found.added_up(parts)]
                     yield self._table(block, scores)
 
         tables, counted = scored(), None

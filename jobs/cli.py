@@ -81,8 +81,11 @@ def day(text: str) -> str:
         written = date.fromisoformat(text).isoformat()
     except ValueError:
         written = None
-    if written != text:  # fromisoformat takes 20260102 and 2026-W01-5 as well
-        raise argparse.ArgumentTypeError(f"invalid day value: '{text}'; expected YYYY-MM-DD")
+    # fromisoformat takes 20260102 and 2026-W01-5 as well; the days beside it have to be some too.
+    if written != text or not "1000" <= text < "9999":
+        raise argparse.ArgumentTypeError(
+            f"invalid day value: '{text}'; expected YYYY-MM-DD, from 1000 to 9998"
+        )
     return text
 
 

@@ -27,7 +27,14 @@ from conf.schema import Config
 from conf.scoring import MODEL_ID, SCORED_AT, ScoreConfig
 from conf.software import software
 from feature_eng.candidates import find_candidates
-from feature_eng.gates import check_keys, check_rows, check_scores, check_types, settle_gates
+from feature_eng.gates import (
+    check_keys,
+    check_rows,
+    check_scores,
+    check_types,
+    check_written,
+    settle_gates,
+)
 from feature_eng.lake import manifest_of, publication
 from feature_eng.scored_files import BlockEncoder, Found, ScoreWriter
 from feature_eng.scoring import (
@@ -195,7 +202,8 @@ def _check(
     gates, keys = config.score.gates, bundle.manifest.keys
     fields, reference = bundle.manifest.fields, bundle.scores.cells
     optional = config.score.optional
-    checks = check_scores(gates, fields, found, reference, before, bundle.model_id, optional)
+    checks = check_written(found, sum(file.rows for file in files), config.score.top_k, keys)
+    checks += check_scores(gates, fields, found, reference, before, bundle.model_id, optional)
     if before:
         checks.append(check_types(columns, before))
     if gates.duplicate_keys != "ignore":

@@ -20,7 +20,7 @@ def blame(batch: Batch, rows: Rows, fields: Sequence[FieldSpec], workers: Collec
     """Name the field and the row group of the value that weighs most; all workers call it.
 
     A NaN weighs more than an infinity, and that more than any number; a value's weight is that
-    of the largest |x_i v_i| it brings.
+    of the largest |x_i v_i| it brings. A label or sample weight of up to 1 is never to blame.
 
     Returns:
         The same text on every worker.
@@ -46,7 +46,7 @@ def _heaviest(batch: Batch, rows: Rows, fields: Sequence[FieldSpec]) -> tuple[fl
     weight, x, v = (float(matrix[row, slot]) for matrix in (xv_BS, batch.x_BS, v_BS))
     text = f"field '{field}' with x = {x:g} and |v| up to {v:g}"
     for what, values_B in (("label", batch.label_B), ("sample weight", batch.weight_B)):
-        if values_B is not None and float(_weight(values_B).max()) > weight:
+        if values_B is not None and float(_weight(values_B).max()) > max(weight, 1.0):
             row = int(_weight(values_B).argmax())
             weight, text = float(_weight(values_B)[row]), f"the {what} {float(values_B[row]):g}"
     return weight, f"{text}, in {batch.files_of()[row]}" if batch.files_of else text

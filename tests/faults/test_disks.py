@@ -35,11 +35,16 @@ def fill(path: Path) -> None:
             file.write(bytes(512))
 
 
-def test_a_full_disk_under_the_checkpoints(
-    root: Path, tmp_path: Path, undisturbed: dict[str, torch.Tensor]
-) -> None:
+@pytest.mark.parametrize("placement", ["replicated", "sharded"])
+def test_a_full_disk_under_the_checkpoints(root: Path, tmp_path: Path, placement: str) -> None:
+    """Of a sharded table each worker writes a part."""
+    placed = {"train.placement": placement}
+    alone = Training(root, tmp_path / "alone", placed)
+    code, output = alone.end()
+    assert code == 0, output
+
     with small_disk(tmp_path / "work", "4m"):
-        training = Training(root, tmp_path, {"train.max_restarts": 1})
+        training = Training(root, tmp_path, {"train.max_restarts": 1, **placed})
         training.wait_for_step(0, 25)
         filler = tmp_path / "work/filler"
         fill(filler)
@@ -54,10 +59,10 @@ def test_a_full_disk_under_the_checkpoints(
         filler.unlink()
         assert list_checkpoints(training.run / "checkpoints")
 
-        resumed = Training(root, tmp_path, {"train.max_restarts": 0}, ["--resume"])
+        resumed = Training(root, tmp_path, {"train.max_restarts": 0, **placed}, ["--resume"])
         code, output = resumed.end()
         assert code == 0, output
-        assert_same_weights(resumed.weights(), undisturbed)
+        assert_same_weights(resumed.weights(), alone.weights())
 
 
 def test_a_full_disk_under_the_bundles(

@@ -1,5 +1,6 @@
 """Training across two machines, and the network between them cut."""
 
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,6 +63,23 @@ def test_a_machine_off_the_network_for_a_while(
     assert code == 0, output
     assert "attempt 1 of 4 failed: lost contact with worker 1 on " in output
     assert_same_weights(training.weights(), undisturbed)
+
+
+def test_kill_9_of_the_launcher_of_two_machines(
+    machines: Machines, root: Path, tmp_path: Path, undisturbed: Weights
+) -> None:
+    killed = train(machines, root, tmp_path, {})
+    killed.wait_for_step(0, 25)
+    killed.job.kill()
+    code, output = killed.end()  # which waits for all processes, on both machines
+    assert code == -signal.SIGKILL, output
+    killed.assert_unpublished()
+
+    resumed = train(machines, root, tmp_path, {}, "--resume")
+    code, output = resumed.end()
+    assert code == 0, output
+    assert "going on after step" in output
+    assert_same_weights(resumed.weights(), undisturbed)
 
 
 def test_packets_that_are_dropped_from_now_on(

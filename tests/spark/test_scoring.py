@@ -121,6 +121,7 @@ def test_what_a_day_was_like(spark: SparkSession, built: Built, tmp_path: Path) 
     assert found.missing["device"] == sum(row["device"] is None for row in raw)
     assert found.missing["price"] == sum(row["price"] is None for row in raw)
     assert found.missing["tags"] == sum(not row["tags"] for row in raw)
+    assert found.nulls == {"user": 0, "item": 0}
     assert found.unknown["user"] == sum(row["user"] not in ids for row in raw)
     assert found.values["user"] == 400
     assert found.values["tags"] == sum(len(row["tags"] or []) for row in raw)

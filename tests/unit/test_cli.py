@@ -14,10 +14,14 @@ from jobs.cli import day, explained
 def test_a_day_is_written_in_one_way() -> None:
     assert day("2024-02-29") == "2024-02-29"
     others = ("20260102", "2026-W01-5", "2026-1-2", "2026-02-29", " 2026-01-02", "yesterday", "")
+    others += ("0001-01-01", "9999-12-31")
     for text in others:
         with pytest.raises(argparse.ArgumentTypeError) as refused:
             day(text)
-        assert str(refused.value) == f"invalid day value: '{text}'; expected YYYY-MM-DD"
+        assert (
+            str(refused.value)
+            == f"invalid day value: '{text}'; expected YYYY-MM-DD, from 1000 to 9998"
+        )
 
 
 @pytest.mark.parametrize("python", [ClientServer, JavaGateway])

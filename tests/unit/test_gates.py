@@ -1,6 +1,7 @@
 """Gates against figures worked out by hand, and scores' drift against quantile bins."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,13 @@ from conf.errors import DataError
 from conf.manifest import FieldSpec
 from conf.partition import PartitionManifest
 from conf.scoring import GatesConfig, Limits
-from feature_eng.gates import check_keys, check_scores, scores_index, settle_gates
+from feature_eng.gates import (
+    check_keys,
+    check_scores,
+    check_written,
+    scores_index,
+    settle_gates,
+)
 from feature_eng.scored_files import Block, Found
 from nfm.calibration import ScoreReference
 from nfm.objective import probability
@@ -42,6 +49,7 @@ def found_of(scores: np.ndarray, missing: int, unknown: int) -> Found:
     return Found(
         rows=rows,
         missing={"user": missing, "price": 0},
+        nulls={"row": 0},
         unknown={"user": unknown},
         values={"user": rows - missing},
         cells=count_cells(scores),
@@ -85,6 +93,23 @@ def test_each_gate() -> None:
     assert outcomes(GatesConfig(constant_share=Limits()), found_of(constant, 100, 0), constant) == [
         outcomes(gates, found_of(constant, 100, 0))[0]
     ]
+
+
+@pytest.mark.parametrize(
+    ("written", "top_k", "nulls", "expected"),
+    [
+        (10, None, 9, ["rows in = out 10 pass", "values user 1 of 10 rows pass"]),
+        (9, None, 10, ["rows in = out 9 fail", "values user 0 of 10 rows fail"]),
+        (4, 2, 0, ["best 2 of 10 rows in 4 pass", "values user 10 of 10 rows pass"]),
+    ],
+)
+def test_what_goes_in_comes_out_with_keys(
+    written: int, top_k: int | None, nulls: int, expected: list[str]
+) -> None:
+    found = replace(found_of(np.full(10, 0.5), 0, 0), nulls={"user": nulls, "device": 10})
+    results = check_written(found, written, top_k, ["user"])
+    told = [" ".join(filter(None, (r.check, r.of, r.found, r.outcome))) for r in results]
+    assert told == expected
 
 
 def test_an_optional_field_and_a_few_rows_only_warn() -> None:

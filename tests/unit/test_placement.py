@@ -36,6 +36,29 @@ def test_auto_shards_what_half_the_memory_does_not_hold(
         assert choose_placement(config, num_features, Two(), torch.device("cpu")) == expected
 
 
+@pytest.mark.parametrize(
+    ("workers", "batch_rows", "expected"),
+    [(2, 4096, "replicated"), (8, 4096, "replicated"), (8, 16 * 4096, "sharded")],
+)
+def test_auto_shards_where_that_costs_less_traffic(
+    tmp_path: Path, workers: int, batch_rows: int, expected: str
+) -> None:
+    """By hand, of U = batch / N * slots distinct ids of 4 bytes and rows of 4 D bytes.
+
+    Replicated, a worker receives (N - 1) U (4 + 4 D); sharded, (N - 1) / N U (4 + 2 * 4 D), and a
+    collective more, which counts as a MiB.
+    """
+    config = make_config(tmp_path, "model.name=fm", f"train.batch_size={batch_rows}")
+    slots = sum(getattr(field, "max_length", 1) for field in config.fields)
+    distinct, row = batch_rows // workers * slots, 4 * (config.model.factors + 1)
+    replicated = (workers - 1) * distinct * (4 + row)
+    sharded = (workers - 1) / workers * distinct * (4 + 2 * row)
+    assert (replicated > sharded + 2**20) == (expected == "sharded")
+    many = Alone()
+    many.size = workers
+    assert choose_placement(config, 10**6, many, torch.device("cpu")) == expected
+
+
 ALL = psutil.virtual_memory().total
 SMALL, SMALLER = ALL // 4, ALL // 8
 
