@@ -140,8 +140,9 @@ class Found:
     @classmethod
     def from_json(cls, text: str) -> "Found":
         """The way back."""
-        *counts, cells, frequent, no_number = json.loads(text)
-        return cls(*counts, from_pairs(cells), dict(map(tuple, frequent)), no_number)
+        rows, missing, nulls, unknown, values, cells, frequent, no_number = json.loads(text)
+        of_values = dict(map(tuple, frequent))
+        return cls(rows, missing, nulls, unknown, values, from_pairs(cells), of_values, no_number)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """What rank 0 writes down of a training: metrics per epoch, TensorBoard events, progress."""
 
+import contextlib
 import json
 import logging
 import os
@@ -42,8 +43,12 @@ class RunLog:
             temporary.replace(self._metrics)
 
     def alive(self) -> None:
-        """Say once more where the run stands: there is no step, for a disk is at work."""
-        self.progress(*self._at)
+        """Say once more where the run stands: there is no step, for a disk is at work.
+
+        That it cannot be said is no error: what the disk is at work with says better what failed.
+        """
+        with contextlib.suppress(OSError):
+            self.progress(*self._at)
 
     def progress(self, epoch: int, step: int, steps: int) -> None:
         """Say where the run stands, a few times a second at most."""

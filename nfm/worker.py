@@ -72,7 +72,8 @@ def main(run: str, descriptor: int) -> None:
             final = isinstance(error, ConfigError | DataError | NotFiniteError)
             # A pipe takes 64 kB before somebody reads it, which is when this worker has ended.
             message = (str(error) or repr(error))[:_MESSAGE_CHARACTERS]
-            failure = {"message": message, "mendable": not final}
+            # The code too, for a signal may end this worker before it has ended by itself.
+            failure = {"message": message, "mendable": not final, "exit_code": code}
             os.write(descriptor, json.dumps(failure).encode())
         sys.exit(code)
 

@@ -3,6 +3,9 @@
 import errno
 import json
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,6 +15,7 @@ import torch
 from conf.errors import ConfigError, DataError, RunError
 from nfm.collectives import Alone
 from nfm.encoded import explain
+from nfm.lifeline import ADDRESS, RANK, Lifelines, hold_worker
 from nfm.worker import CONFIG, _own_gpu, main
 from tests.data import write_config
 
@@ -34,6 +38,33 @@ def test_a_long_message_does_not_hold_a_worker_up(
         said = json.load(pipe)
     assert ended.value.code == DataError.exit_code
     assert (said["mendable"], set(said["message"])) == (False, {"é"})
+    assert said["exit_code"] == DataError.exit_code
+
+
+def test_what_a_worker_said_counts_whatever_ends_it_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Horovod does with those that are left when one has ended."""
+    said = json.dumps({"message": "no room", "mendable": True, "exit_code": RunError.exit_code})
+
+    def start(_: str, descriptor: int) -> subprocess.Popen[str]:
+        script = f"import os; os.write({descriptor}, {said.encode()!r}); os.kill(os.getpid(), 15)"
+        command, pipe = [sys.executable, "-c", script], subprocess.PIPE
+        return subprocess.Popen(command, pass_fds=[descriptor], stdout=pipe, text=True)
+
+    with Lifelines(print) as lifelines:
+        for name, value in {**lifelines.environment, ADDRESS: "127.0.0.1", RANK: "0"}.items():
+            monkeypatch.setenv(name, value)
+        before = signal.getsignal(signal.SIGTERM)
+        try:
+            with pytest.raises(SystemExit) as ended:
+                hold_worker(str(tmp_path), start)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+    assert ended.value.code == 128 + signal.SIGTERM
+    end = lifelines.first_failure()
+    assert end is not None
+    assert (end.exit_code, end.message) == (RunError.exit_code, "no room")
 
 
 def test_workers_without_a_gpu_of_their_own_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
