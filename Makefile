@@ -67,7 +67,7 @@ bench-preset: $(READY) ## Train nfm_strong, and what is near it, on two generate
 bench: bench-train bench-stream bench-features bench-score ## All benchmarks
 
 bench-stream: $(READY) ## Measure the stream of batches, speed and memory: 1 minute; writes build/bench/stream.json
-	$(PY) -m benchmarks.stream
+	$(PY) -m benchmarks.stream --docs docs/performance.md
 
 bench-features: data ## Measure the features beside Spark MLlib: 20 minutes; writes build/bench/features.json
 	$(PY) -m benchmarks.features --docs docs/performance.md

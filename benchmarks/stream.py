@@ -9,7 +9,7 @@ Memory is that of a process that reads 20 times as many rows as it may hold to s
 times over, and pauses now and then, so that whatever may be read ahead is.
 
 Example:
-    python -m benchmarks.stream --out build/bench/stream.json
+    python -m benchmarks.stream --docs docs/performance.md
 """
 
 import argparse
@@ -19,14 +19,15 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.report import Record, Series, compare, line, write_json
+from benchmarks import machine, report
+from benchmarks.report import Record, Series, compare
 from benchmarks.workload import EXPONENT, SHAPES, Shape, generate
 from conf.fields import LABEL
 from conf.manifest import FieldSpec
@@ -230,16 +231,22 @@ def records(rates: dict[str, Series], few: Series, peaks: Series) -> list[Record
     ]
 
 
+def measure(folder: Path) -> Iterator[Record]:
+    """All of it."""
+    paths = write_files(folder)
+    yield from records(measure_rates(paths), *measure_memory(paths))
+
+
 def main() -> None:
-    """Measure, print and write the records."""
+    """Measure, say what came out, and write it down."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("build/bench/stream.json"))
-    out = parser.parse_args().out
+    parser.add_argument("--docs", type=Path, help="page to write the tables into")
+    arguments = parser.parse_args()
     warnings.filterwarnings("ignore", category=FutureWarning)
-    paths = write_files(out.parent / "stream")
-    found = records(measure_rates(paths), *measure_memory(paths))
-    write_json(out, found)
-    print(*map(line, found), sep="\n")
+    found = measure(arguments.out.parent / "stream")
+    about = f"{machine.describe()}; {REPETITIONS} rounds"
+    report.publish(found, out=arguments.out, docs=arguments.docs, command=COMMAND, about=about)
 
 
 if __name__ == "__main__":
