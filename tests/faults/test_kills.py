@@ -100,6 +100,7 @@ def test_kill_9_while_a_checkpoint_is_being_written(root: Path, tmp_path: Path) 
         kill_while_it_writes(training.worker(rank), *half_written)
     training.wait_for_attempt(3)
     training.wait_for_step(0, 1)
+    training.wait_for_files("checkpoints/step-*")  # both may have been killed at the first one
     kill_while_it_writes(psutil.Process(training.job.pid), *half_written)
     code, output = training.end()
     assert code == -signal.SIGKILL, output
