@@ -23,6 +23,7 @@ from benchmarks.workload import SHAPES, Rows, batches, load
 from nfm.collectives import Alone, Collectives
 from nfm.cores import use_cores
 from nfm.distributed import HorovodWorkers
+from nfm.lifeline import WORKER_ENVIRONMENT
 from nfm.step import build_step
 
 _WARM_UP = 3
@@ -147,11 +148,10 @@ def launch(cases: Sequence[Case], num_workers: int, folder: Path) -> list[Outcom
     command = [sys.executable, "-m", "horovod.runner.launch", "--gloo", "--disable-cache"]
     command += ["-np", str(num_workers), "-H", f"localhost:{num_workers}"]
     command += [sys.executable, "-m", "benchmarks.workers", str(asked), str(answered)]
-    environment = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
+    environment = WORKER_ENVIRONMENT | os.environ
+    environment |= {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
     with (folder / f"workers-{num_workers}.log").open("w") as log:
-        subprocess.run(
-            command, check=True, stdout=log, stderr=log, env={**os.environ, **environment}
-        )
+        subprocess.run(command, check=True, stdout=log, stderr=log, env=environment)
     return [Outcome(**outcome) for outcome in json.loads(answered.read_text())]
 
 

@@ -16,7 +16,7 @@ import torch
 
 from conf.schema import Config
 from nfm import row_kernels
-from nfm.batch import Batch, group
+from nfm.batch import Batch, Groups, group
 from nfm.collectives import Collectives
 from nfm.lookup import Lookup, Rows, Upstream
 from nfm.placement import choose_placement
@@ -115,7 +115,8 @@ class ReplicatedTable:
         """Add up the gradients; one worker waits with it to ``learn``, unless it is measured."""
         self.summed: RowGradient | None = None
         if self.workers.size > 1:
-            self.summed = sum_by_row(self.ids_M(), self.grad_MD())
+            groups = group(self.ids_M())  # while the gradients are under way
+            self.summed = groups.ids_U, sum_by_group(groups, self.grad_MD())
         elif measured:
             self.summed = self.ids_U, self.lookup.gradient(self.upstream)
         return squared_norm(self.summed[1]) if self.summed and measured else 0.0
@@ -149,12 +150,13 @@ class ShardedTable:
         groups = batch.groups
         self.lengths = torch.bincount(groups.ids_U % self.shards, minlength=self.shards).tolist()
         asked_U = groups.ids_U // self.shards
-        self.asked_M, asked_lengths = self.workers.exchange_later(
-            asked_U, self.lengths, "table.ids"
-        )()
-        rows_UD, _ = self.workers.exchange_later(
-            self.weight_RD[self.asked_M], asked_lengths, "table.rows"
-        )()
+        asked_M, asked_lengths = self.workers.exchange_later(asked_U, self.lengths, "table.ids")()
+        rows_later = self.workers.exchange_later(
+            self.weight_RD[asked_M], asked_lengths, "table.rows"
+        )
+        if learning:
+            self.asked = group(asked_M)  # while the rows are under way
+        rows_UD, _ = rows_later()
         index_U = torch.arange(len(asked_U), dtype=torch.int32, device=asked_U.device)
         return Rows(rows_UD, groups.inverse_N.view_as(batch.ids_BS), index_U)
 
@@ -167,7 +169,7 @@ class ShardedTable:
     def receive(self, *, measured: bool) -> float:
         """Add up the gradients of the rows that workers read of this one; the norm is of all."""
         grad_MD, _ = self.grad_MD()
-        self.summed = sum_by_row(self.asked_M, grad_MD)
+        self.summed = self.asked.ids_U, sum_by_group(self.asked, grad_MD)
         if not measured:
             return 0.0
         mine = torch.tensor([squared_norm(self.summed[1])], dtype=torch.float64)
@@ -214,9 +216,8 @@ def new_table(
     return ReplicatedTable(weight_RD, optimizer, workers)
 
 
-def sum_by_row(index_M: torch.Tensor, grad_MD: torch.Tensor) -> RowGradient:
-    """Distinct rows and their gradients, of the same parts always the same to the last bit."""
-    groups = group(index_M)
+def sum_by_group(groups: Groups, grad_MD: torch.Tensor) -> torch.Tensor:
+    """Gradients of the distinct rows [U, D], of the same parts always the same to the last bit."""
     if grad_MD.is_cuda:
         # Not index_add_, whose order changes: replicas would drift apart. This sorts the indices.
         grad_UD = grad_MD.new_zeros(len(groups.ids_U), grad_MD.shape[1])
@@ -226,7 +227,7 @@ def sum_by_row(index_M: torch.Tensor, grad_MD: torch.Tensor) -> RowGradient:
         row_kernels.sum_rows(
             *(groups.start.numpy(), groups.positions_N.numpy(), grad_MD.numpy(), grad_UD.numpy())
         )
-    return groups.ids_U, grad_UD
+    return grad_UD
 
 
 def _step_scaled(

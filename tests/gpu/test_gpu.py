@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from nfm.batch import group
 from nfm.checkpoint import Position, directory_of, restore, table_tensors
 from nfm.checkpoint_writer import CheckpointWriter
 from nfm.collectives import Alone
 from nfm.diagnosis import blame
 from nfm.step import build_step
-from nfm.table import sum_by_row
+from nfm.table import sum_by_group
 from tests.data import OPTIMIZERS, make_config, plain_fields
 from tests.distributed.features import write_features
 from tests.gpu.steps import (
@@ -117,11 +118,10 @@ def test_gradients_of_several_workers_are_merged_alike_to_the_last_bit() -> None
     generator = torch.Generator().manual_seed(4)
     index_M = torch.cat([torch.randperm(6000, generator=generator)[:5000] for _ in range(8)]).int()
     grad_MD = torch.randn(len(index_M), 17, generator=generator)
-    index_U, expected_UD = sum_by_row(index_M, grad_MD)
-    again = [sum_by_row(index_M.to(GPU), grad_MD.to(GPU)) for _ in range(5)]
-    for found_U, grad_UD in again:
-        assert torch.equal(found_U.cpu(), index_U)
-        assert torch.equal(grad_UD, again[0][1])
+    expected_UD = sum_by_group(group(index_M), grad_MD)
+    again = [sum_by_group(group(index_M.to(GPU)), grad_MD.to(GPU)) for _ in range(5)]
+    for grad_UD in again:
+        assert torch.equal(grad_UD, again[0])
         torch.testing.assert_close(grad_UD.cpu(), expected_UD, atol=1e-5, rtol=1e-5)
 
 
