@@ -37,30 +37,36 @@ def _by_owner(ids_U: Array, owners: int) -> tuple[Array, Array]:
 
 
 @njit(nogil=True, cache=True)
-def group_ids(ids_N: Array, owners: int) -> tuple[Array, Array, Array, Array]:
-    """Find the distinct ids and where each occurs: O(N), whatever the number of features.
-
-    Those with the same ``id % owners`` lie together, in order of first occurrence.
-
-    Returns:
-        The arrays of ``nfm.batch.Groups``, int32.
-    """
-    size = ids_N.size
-    bits = 1
-    while (1 << bits) < 2 * size:
-        bits += 1
+def _hashed(ids_U: Array, bits: int) -> Array:
+    """A hash table with room for 2**bits ids: of each the place among ``ids_U``, else -1."""
     shift, mask = np.uint32(32 - bits), np.uint32((1 << bits) - 1)
-    table = np.full(1 << bits, -1, np.int32)
-    ids = np.empty(size, np.int32)
-    inverse = np.empty(size, np.int32)
-    start = np.zeros(size + 1, np.int32)
-    distinct = 0
-    for i in range(size):
+    table: Array = np.full(1 << bits, -1, np.int32)
+    for u in range(len(ids_U)):
+        h = np.uint32(np.uint32(ids_U[u]) * _HASH) >> shift
+        while table[h] >= 0:
+            h = np.uint32(h + np.uint32(1)) & mask
+        table[h] = u
+    return table
+
+
+@njit(nogil=True, cache=True)
+def _number(
+    ids_N: Array, first: int, table: Array, ids: Array, distinct: int, inverse: Array, start: Array
+) -> tuple[int, int]:
+    """Number the ids from the ``first`` position on, until the hash table is half full.
+
+    Writes ``table`` and the last arguments; returns how far it came, and the distinct ids so far.
+    """
+    bits = np.int64(np.log2(len(table)))
+    shift, mask = np.uint32(32 - bits), np.uint32(len(table) - 1)
+    for i in range(first, ids_N.size):
         key = ids_N[i]
         h = np.uint32(np.uint32(key) * _HASH) >> shift
         while True:
             u = table[h]
             if u < 0:
+                if 2 * distinct == len(table):
+                    return i, distinct
                 u = np.int32(distinct)
                 table[h] = u
                 ids[u] = key
@@ -71,6 +77,32 @@ def group_ids(ids_N: Array, owners: int) -> tuple[Array, Array, Array, Array]:
             h = np.uint32(h + np.uint32(1)) & mask
         inverse[i] = u
         start[u + 1] += 1
+    return ids_N.size, distinct
+
+
+@njit(nogil=True, cache=True)
+def group_ids(ids_N: Array, owners: int) -> tuple[Array, Array, Array, Array]:
+    """Find the distinct ids and where each occurs: O(N), whatever the number of features.
+
+    Those with the same ``id % owners`` lie together, in order of first occurrence.
+
+    Returns:
+        The arrays of ``nfm.batch.Groups``, int32.
+    """
+    size = ids_N.size
+    ids = np.empty(size, np.int32)
+    inverse = np.empty(size, np.int32)
+    start = np.zeros(size + 1, np.int32)
+    # Most ids occur again and again. A table for as many distinct ones as there might be would lie
+    # outside the core's cache.
+    bits = 10
+    while (4 << bits) < size:
+        bits += 1
+    done, distinct = _number(ids_N, 0, _hashed(ids[:0], bits), ids, 0, inverse, start)
+    while done < size:
+        bits += 2
+        table = _hashed(ids[:distinct], bits)
+        done, distinct = _number(ids_N, done, table, ids, distinct, inverse, start)
     if owners > 1:
         ids, place = _by_owner(ids[:distinct], owners)
         counts = start[1 : distinct + 1].copy()
@@ -184,7 +216,7 @@ def pool_gradient(
     """
     distinct, width = len(index_U), weight_XD.shape[1]
     (rows, factors), slots = sum_BK.shape, x_BS.shape[1]
-    x_N = x_BS.reshape(-1)
+    x_N, last = x_BS.reshape(-1), len(positions_N) - 1
     both_BK2 = np.empty((rows, 2 * factors), weight_XD.dtype)  # g s beside g: one place to look
     for b in prange(rows):
         for k in range(factors):
@@ -205,6 +237,7 @@ def pool_gradient(
             squares[:] = 0
             count = 0
             for j in range(start[u], start[u + 1]):
+                prefetch_row(x_N, positions_N[min(j + AHEAD, last)])
                 x = x_N[positions_N[j]]
                 if x == 0:
                     continue

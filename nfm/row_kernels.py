@@ -22,13 +22,13 @@ KEEP, SGD, MOMENTUM, ADAGRAD, ADAM = range(5)
 FAST = {"reassoc", "contract", "arcp", "nsz"}
 # Pieces of a loop over distinct ids, more than threads; of like work, for frequent ids come first.
 PIECES = 64
-# How many rows of the table are asked of memory ahead of their use: measured, 8 to 16 are alike.
+# How many rows are asked of memory ahead of their use: measured, 8 to 16 are alike.
 AHEAD = 12
 _CACHE_LINE = 64  # bytes
 
 
 def _prefetch_code(typing_context: Any, rows: Any, index: Any) -> Any:
-    """Ask memory for one row of a matrix, all cache lines of it.
+    """Ask memory for one row of a matrix, all cache lines of it, or one number of a vector.
 
     A row is a random place in a large table: without asking ahead a step waits for each in turn.
     """

@@ -7,7 +7,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
@@ -336,6 +336,7 @@ def test_the_gradient_of_a_first_batch_without_rows(reading: Reading, made: type
 
 @settings(deadline=None)  # the first call compiles
 @given(st.lists(st.integers(0, 2**31 - 1), max_size=200), st.integers(1, 300))
+@example([*range(0, 2**31, 2**19), *range(3000)], 3)  # more than the first hash table has room for
 def test_group_ids_against_a_dictionary(ids: list[int], owners: int) -> None:
     expected: dict[int, list[int]] = {}
     for position, value in enumerate(ids):
