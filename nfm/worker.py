@@ -46,8 +46,7 @@ class StopSignal:
 
     def __call__(self) -> bool:
         """Look, at most once in a step or a part of a validation: it takes a few microseconds."""
-        self._asked = self._asked or self._file.exists()
-        return self._asked
+        return self._asked or self._file.exists()  # no more: the signal may come in between
 
     def _terminated(self, signum: int, frame: FrameType | None) -> None:
         self._asked = True

@@ -20,19 +20,18 @@ _SMALL, _LARGE = "criteo-100k", "criteo-10m"
 _PLACEMENTS = ("replicated", "sharded")
 _BAR, _TRAFFIC_BAR = 1.8, 1.1
 _BARRED = [f"{placement}, weak, {settings.BATCH:,} rows" for placement in _PLACEMENTS]
-_LARGE_BATCH = 4 * settings.BATCH
+_SIZES = (settings.BATCH, 4 * settings.BATCH, 16 * settings.BATCH)
 # Rows of a worker in a repetition per second of it, about.
 _ROWS_PER_S, _TRAFFIC_STEPS = 60_000, 5
 
 
 def measure(run: Run) -> list[Record]:
     """Speed, traffic, and the model."""
-    sizes = (settings.BATCH, _LARGE_BATCH)
-    one = {rows: _case(run, "replicated", rows, apart=True) for rows in sizes}
-    with_horovod = {rows: _case(run, "replicated", rows) for rows in sizes}
+    one = {rows: _case(run, "replicated", rows, apart=True) for rows in _SIZES}
+    with_horovod = {rows: _case(run, "replicated", rows) for rows in _SIZES}
     two: dict[str, tuple[Case, int]] = {}  # with the rows of the one worker beside
     for placement in _PLACEMENTS:
-        for rows in sizes:
+        for rows in _SIZES:
             case = _case(run, placement, rows)
             two[f"{placement}, weak, {rows:,} rows"] = case, rows
             local = replace(case, batch_norm="local")

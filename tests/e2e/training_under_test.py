@@ -61,6 +61,7 @@ class Training:
         stderr: int = subprocess.STDOUT,
     ) -> None:
         self.place = place
+        self.began = time.time()
         paths = {"train.path": place / "models", "train.work_path": place / "work"}
         settings: dict[str, object] = {**SETTINGS, **paths, **(sets or {})}
         options = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
@@ -82,10 +83,13 @@ class Training:
         """Wait until a step of an epoch is taken; one below the first is the start."""
 
         def there() -> bool:
-            found = list(self.place.glob("work/*/progress.json"))
             if self.job.poll() is not None:
                 raise AssertionError(f"ended too early: {self.job.communicate()[0]}")
-            now = json.loads(found[-1].read_text()) if found else {"epoch": -1, "step": 0}
+            now = {"epoch": -1, "step": 0}
+            for path in self.place.glob("work/*/progress.json"):
+                with contextlib.suppress(FileNotFoundError):  # the next attempt takes it away
+                    if path.stat().st_mtime > self.began:  # else it is that of an earlier job
+                        now = json.loads(path.read_text())
             return (now["epoch"], now["step"]) >= (epoch, step)
 
         wait_until(there, f"step {step} of epoch {epoch}")

@@ -9,7 +9,7 @@ from tests.e2e.training_under_test import TIMEOUT_S, Training, assert_same_weigh
 
 ONE = {
     "train.num_workers": 1,
-    "train.epochs": 4,
+    "train.epochs": 16,  # a second each
     "train.stall_timeout_s": 25,
     "train.max_restarts": 5,
 }

@@ -16,7 +16,7 @@ from conf.errors import ConfigError, DataError, RunError
 from nfm.collectives import Alone
 from nfm.encoded import explain
 from nfm.lifeline import ADDRESS, RANK, Lifelines, hold_worker
-from nfm.worker import CONFIG, _own_gpu, main
+from nfm.worker import CONFIG, StopSignal, _own_gpu, main
 from tests.data import write_config
 
 
@@ -65,6 +65,21 @@ def test_what_a_worker_said_counts_whatever_ends_it_then(
     end = lifelines.first_failure()
     assert end is not None
     assert (end.exit_code, end.message) == (RunError.exit_code, "no room")
+
+
+def test_a_signal_that_comes_while_the_file_is_looked_for_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    asked = StopSignal(tmp_path)
+    try:
+        assert not asked()
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "exists", lambda _: signal.raise_signal(signal.SIGTERM))
+            asked()
+        assert asked()
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_workers_without_a_gpu_of_their_own_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
