@@ -31,7 +31,7 @@ LIFELINE, ADDRESS, RANK = "NFM_LIFELINE", "HOROVOD_GLOO_RENDEZVOUS_ADDR", "HOROV
 
 # What a worker has beneath what its host has set. OpenMP's threads otherwise spin a while for their
 # next loop, on a core that the stream's threads could use. Horovod otherwise looks once in 1 ms
-# whether there is something to send, and a step waits five times for something to be sent.
+# whether there is something to send, and a step waits for several things in turn.
 WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "passive", "HOROVOD_CYCLE_TIME": "0.1"}
 # Who does not answer for 30 s is gone: whether nothing is under way on the line, or something is,
 # which Linux would send again for 15 minutes.

@@ -4,6 +4,8 @@ import signal
 from pathlib import Path
 
 import psutil
+import pytest
+import torch
 
 from tests.e2e.training_under_test import TIMEOUT_S, Training, assert_same_weights, wait_until
 
@@ -13,27 +15,38 @@ ONE = {
     "train.stall_timeout_s": 25,
     "train.max_restarts": 5,
 }
+STEPS = 66  # of an epoch
+
+
+@pytest.fixture(scope="module")
+def expected(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """The weights of a training that is left alone."""
+    alone = Training(root, tmp_path_factory.mktemp("alone"), ONE)
+    code, output = alone.end()
+    assert code == 0, output
+    return alone.weights()
 
 
 def chain(training: Training) -> tuple[psutil.Process, ...]:
     """The server that forks, the process that holds the worker, and the worker."""
 
-    def found() -> list[psutil.Process]:
-        return psutil.Process(training.job.pid).children(recursive=True)
+    found: list[psutil.Process] = []
 
-    wait_until(lambda: len(found()) == 3, "the worker")
-    server, holder, worker = found()
+    def there() -> bool:
+        found[:] = psutil.Process(training.job.pid).children(recursive=True)
+        return len(found) == 3
+
+    wait_until(there, "the worker")
+    server, holder, worker = found
     assert "nfm.fork_server" in server.cmdline()
     assert (holder.ppid(), worker.ppid()) == (server.pid, holder.pid)
     return server, holder, worker
 
 
-def test_its_end_and_that_of_what_holds_it(root: Path, tmp_path: Path) -> None:
-    alone = Training(root, tmp_path / "alone", ONE)
-    code, output = alone.end()
-    assert code == 0, output
-
-    struck = Training(root, tmp_path / "struck", ONE)
+def test_its_end_and_that_of_what_holds_it(
+    root: Path, tmp_path: Path, expected: dict[str, torch.Tensor]
+) -> None:
+    struck = Training(root, tmp_path, ONE)
     for attempt, (victim, strike) in enumerate(
         [
             (2, signal.SIGKILL),
@@ -45,7 +58,7 @@ def test_its_end_and_that_of_what_holds_it(root: Path, tmp_path: Path) -> None:
         1,
     ):
         struck.wait_for_attempt(attempt)
-        struck.wait_for_step(*divmod(30 * attempt, 66))
+        struck.wait_for_step(*divmod(30 * attempt, STEPS))
         processes = chain(struck)
         processes[victim].send_signal(strike)
         processes[2].wait(TIMEOUT_S)
@@ -54,26 +67,24 @@ def test_its_end_and_that_of_what_holds_it(root: Path, tmp_path: Path) -> None:
     for number in range(1, 6):
         assert f"attempt {number} of 6 failed: " in output, output
     assert "no step for 2" in output, output
-    assert_same_weights(struck.weights(), alone.weights())
+    assert_same_weights(struck.weights(), expected)
 
 
-def test_the_end_of_its_launcher(root: Path, tmp_path: Path) -> None:
-    alone = Training(root, tmp_path / "alone", ONE)
-    code, output = alone.end()
-    assert code == 0, output
-
-    for event, resume, epoch, step, expected in [
+def test_the_end_of_its_launcher(
+    root: Path, tmp_path: Path, expected: dict[str, torch.Tensor]
+) -> None:
+    for event, resume, epoch, step, ending in [
         (signal.SIGINT, (), 0, 15, 130),
         (signal.SIGTERM, ("--resume",), 1, 5, 4),
         (signal.SIGKILL, ("--resume",), 2, 5, -signal.SIGKILL),
     ]:
-        cut = Training(root, tmp_path / "cut", ONE, resume)
+        cut = Training(root, tmp_path, ONE, resume)
         cut.wait_for_step(epoch, step)
         cut.job.send_signal(event)
         code, output = cut.end()
-        assert code == expected, output
+        assert code == ending, output
         cut.assert_unpublished()
-    resumed = Training(root, tmp_path / "cut", ONE, ["--resume"])
+    resumed = Training(root, tmp_path, ONE, ["--resume"])
     code, output = resumed.end()
     assert code == 0, output
-    assert_same_weights(resumed.weights(), alone.weights())
+    assert_same_weights(resumed.weights(), expected)

@@ -118,8 +118,10 @@ def test_gradients_of_several_workers_are_merged_alike_to_the_last_bit() -> None
     generator = torch.Generator().manual_seed(4)
     index_M = torch.cat([torch.randperm(6000, generator=generator)[:5000] for _ in range(8)]).int()
     grad_MD = torch.randn(len(index_M), 17, generator=generator)
-    expected_UD = sum_by_group(group(index_M), grad_MD)
-    again = [sum_by_group(group(index_M.to(GPU)), grad_MD.to(GPU)) for _ in range(5)]
+    groups, on_gpu = group(index_M), group(index_M.to(GPU))
+    assert torch.equal(on_gpu.ids_U.cpu(), groups.ids_U)
+    expected_UD = sum_by_group(groups, grad_MD)
+    again = [sum_by_group(on_gpu, grad_MD.to(GPU)) for _ in range(5)]
     for grad_UD in again:
         assert torch.equal(grad_UD, again[0])
         torch.testing.assert_close(grad_UD.cpu(), expected_UD, atol=1e-5, rtol=1e-5)
