@@ -7,8 +7,8 @@ from conf import storage
 from conf.manifest import VOCABULARY
 
 
-def value_ids(directory: str, field: str) -> pa.Table:
-    """The known values of a field and their local ids: columns ``value`` and ``id``."""
+def value_ids(directory: str, field: str, *others: str) -> pa.Table:
+    """The known values of a field and their local ids: columns ``value``, ``id``, and others."""
     fs, plain = storage.filesystem(f"{directory}/{VOCABULARY}")
     files = ds.dataset(fs.glob(f"{plain}/*.parquet"), filesystem=fs)
-    return files.to_table(columns=["value", "id"], filter=ds.field("field") == field)
+    return files.to_table(columns=["value", "id", *others], filter=ds.field("field") == field)

@@ -15,10 +15,12 @@ class Base:
     """Earlier features.
 
     Attributes:
+        directory: Theirs, or of a bundle.
         manifest: Their manifest.
         vocabulary: Their vocabulary.
     """
 
+    directory: str
     manifest: Manifest
     vocabulary: Vocabulary
 
@@ -45,7 +47,8 @@ def read_base(spark: SparkSession, directory: str, fields: Sequence[FieldSpec]) 
     for field in fields:
         if before := known.get(field.name):
             _refuse_changes(field, before, directory)
-    return Base(manifest, read_vocabulary(spark, directory, manifest.vocabulary_fingerprint))
+    vocabulary = read_vocabulary(spark, directory, manifest.vocabulary_fingerprint)
+    return Base(directory, manifest, vocabulary)
 
 
 def _refuse_changes(field: FieldSpec, before: FieldSpec, directory: str) -> None:

@@ -8,7 +8,7 @@ from pyspark.sql import DataFrame, Observation, SparkSession
 
 from conf import publishing, storage
 from conf.errors import DataError, RunError
-from conf.fields import LABEL, WEIGHT
+from conf.fields import LABEL, WEIGHT, VocabularyOptions
 from conf.loader import dump_config
 from conf.manifest import (
     FILE_NAME,
@@ -29,6 +29,7 @@ from feature_eng.canonical import canonical_rows
 from feature_eng.chunks import Packed, pack
 from feature_eng.encode import local_ids
 from feature_eng.fields import fitted_specs, unfitted_specs, with_rates
+from feature_eng.indexing import index_fields
 from feature_eng.profile import Profile, read_profile, statistics
 from feature_eng.raw import KEYS, read_raw, rows_of_days
 from feature_eng.vocabulary import fit_vocabulary, read_vocabulary, write_vocabulary
@@ -70,17 +71,12 @@ def build_features(
         grown = read_base(spark, base, unfitted) if base else None
         chunks = storage.absolute(f"{staging}/.chunks")
         packed, profile, found = _pack(canonical_rows(raw, config), config, grown, chunks)
-        write_vocabulary(
-            fit_vocabulary(
-                packed.dictionaries(spark), config.fields, grown.vocabulary if grown else None
-            ),
-            staging,
-        )
+        indexed = _make_vocabulary(spark, packed, config, grown, staging)
         vocabulary = read_vocabulary(spark, staging)
         fields = fitted_specs(unfitted, config.fields, profile, vocabulary.sizes, grown)
         written = write_splits(
-            local_ids(packed, vocabulary, fields),
-            _writer(config, profile, fields, grown, packed, storage.absolute(staging)),
+            local_ids(packed, vocabulary, fields, indexed),
+            _writer(config, profile, fields, grown, packed, indexed, storage.absolute(staging)),
         )
         _refuse_lost_rows(profile, written)
         fields = with_rates(fields, written)
@@ -128,6 +124,19 @@ def _pack(
     profile = read_profile(dict(zip(of_rows, found, strict=False)), config, fitted)
     logger.info("%d rows: %s", packed.rows, profile.rows)
     return packed, profile, dict(zip(of_columns, found[len(of_rows) :], strict=True))
+
+
+def _make_vocabulary(
+    spark: SparkSession, packed: Packed, config: Config, base: Base | None, staging: str
+) -> dict[str, str]:
+    """Write the vocabulary. Returns the files of the ids of the fields that were small enough."""
+    indexed = index_fields(spark, packed, config.fields, base, staging)
+    others = [field for field in config.fields if field.name not in indexed]
+    if not indexed or any(isinstance(field, VocabularyOptions) for field in others):
+        dictionaries = packed.dictionaries(spark)
+        large = fit_vocabulary(dictionaries, others, base.vocabulary if base else None)
+        write_vocabulary(large, staging)
+    return indexed
 
 
 def _raw_rows(config: Config, profile: Profile) -> int:
@@ -178,13 +187,15 @@ def _writer(
     fields: list[FieldSpec],
     base: Base | None,
     packed: Packed,
+    indexed: dict[str, str],
     staging: str,
 ) -> SplitWriter:
     workers = config.train.num_workers
     then = [base.field(field.name) if base else None for field in fields]
     return SplitWriter(
         directory=staging,
-        chunks=packed.directory,
+        packed=packed,
+        indexed=indexed,
         fields=fields,
         loss_columns=[LABEL, *([WEIGHT] if config.weight else [])],
         num_files=workers

@@ -10,7 +10,7 @@ A chunk is two files, written by Spark's Python workers: its rows (Arrow) and it
 
 import functools
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ from conf import storage
 from conf.manifest import PADDING, FieldSpec
 from conf.schema import SPLITS
 from feature_eng.raw import DAY, SPLIT
+from feature_eng.vocabulary import ENTRY_BYTES
 from feature_eng.workers import Batches, in_worker
 
 Array = npt.NDArray[Any]
@@ -35,8 +36,9 @@ DICTIONARY = (
     "chunk bigint, field string, value string, code int, count bigint, first_seen date, "
     "last_seen date"
 )
+_PACKED = "chunk bigint, rows bigint, memory array<bigint>"
 _ROWS, _DICTIONARIES = "rows", "dictionaries"
-_CHUNK_BYTES = 256 << 20  # in memory, as Spark sends the rows or as they are encoded
+WORKER_BYTES = 256 << 20  # that a Python worker holds of one thing, as it comes or as it is encoded
 _SCHEMA = pa.schema(
     [
         ("chunk", pa.int64()),
@@ -58,16 +60,22 @@ class Packed:
         directory: Where they are.
         chunks: Their names.
         rows: Rows in all of them.
+        entry_bytes: Of the entries of all dictionaries in memory, by field.
     """
 
     directory: str
     chunks: Sequence[int]
     rows: int
+    entry_bytes: Mapping[str, int]
+
+    @property
+    def paths(self) -> list[str]:
+        """The files of dictionaries, one for each chunk."""
+        return [f"{self.directory}/{_DICTIONARIES}/{chunk}.parquet" for chunk in self.chunks]
 
     def dictionaries(self, spark: SparkSession) -> DataFrame:
-        """The dictionaries of all chunks: ``DICTIONARY``; one entry of each is null, for none."""
-        paths = [f"{self.directory}/{_DICTIONARIES}/{chunk}.parquet" for chunk in self.chunks]
-        return spark.read.schema(DICTIONARY).parquet(*paths)
+        """The dictionaries of all chunks: ``DICTIONARY``."""
+        return spark.read.schema(DICTIONARY).parquet(*self.paths)
 
 
 def pack(rows: DataFrame, fields: Sequence[FieldSpec], directory: str) -> Packed:
@@ -84,8 +92,14 @@ def pack(rows: DataFrame, fields: Sequence[FieldSpec], directory: str) -> Packed
     split = F.coalesce(F.array_position(F.array(*map(F.lit, SPLITS)), F.col(SPLIT)) - 1, F.lit(-1))
     rows = rows.withColumn(SPLIT, split.cast("int"))
     worker = functools.partial(_pack_partition, fields=fields, directory=directory)
-    packed = rows.mapInArrow(in_worker(worker), "chunk bigint, rows bigint").collect()
-    return Packed(directory, [row["chunk"] for row in packed], sum(row["rows"] for row in packed))
+    packed = rows.mapInArrow(in_worker(worker), _PACKED).collect()
+    names = [field.name for field in fields if field.has_vocabulary]
+    return Packed(
+        directory,
+        chunks=[row["chunk"] for row in packed],
+        rows=sum(row["rows"] for row in packed),
+        entry_bytes={name: sum(row["memory"][n] for row in packed) for n, name in enumerate(names)},
+    )
 
 
 def _pack_partition(batches: Batches, fields: Sequence[FieldSpec], directory: str) -> Batches:
@@ -98,19 +112,26 @@ def _pack_partition(batches: Batches, fields: Sequence[FieldSpec], directory: st
         trains = columns[SPLIT] == 0
         # As floats also where none is null: fmin.at takes integers one by one.
         days = rows[DAY].cast(pa.int32()).cast(pa.float64()).to_numpy()
-        # A chunk without any value is listed as well, by an entry that is none.
-        dictionaries = [_entries(chunk, None, pa.nulls(1, pa.string()))]
-        for field in fields:
-            if not field.has_vocabulary:
-                continue
-            codes, values = _coded(rows[field.name], field)
-            columns[field.name] = pa.FixedSizeListArray.from_arrays(codes.ravel(), codes.shape[1])
-            found = _count(codes, len(values), trains, days)
-            dictionaries.append(_entries(chunk, field.name, values, found))
+        memory = []
+        with (
+            create(f"{directory}/{_DICTIONARIES}/{chunk}.parquet") as file,
+            pq.ParquetWriter(file, _SCHEMA, compression="zstd") as dictionaries,
+        ):
+            for field in fields:
+                if not field.has_vocabulary:
+                    continue
+                codes, values = _coded(rows[field.name], field)
+                columns[field.name] = pa.FixedSizeListArray.from_arrays(
+                    codes.ravel(), codes.shape[1]
+                )
+                found = _count(codes, len(values), trains, days)
+                dictionaries.write_table(_entries(chunk, field.name, values, found))
+                memory.append(values.nbytes + ENTRY_BYTES * len(values))
         _write_rows(f"{directory}/{_ROWS}/{chunk}.arrow", pa.table(columns))
-        with _create(f"{directory}/{_DICTIONARIES}/{chunk}.parquet") as file:
-            pq.write_table(pa.concat_tables(dictionaries), file, compression="zstd")
-        yield pa.record_batch([pa.array([chunk]), pa.array([len(rows)])], ["chunk", "rows"])
+        yield pa.record_batch(
+            [pa.array([chunk]), pa.array([len(rows)]), pa.array([memory], pa.list_(pa.int64()))],
+            ["chunk", "rows", "memory"],
+        )
 
 
 def read_rows(directory: str, chunk: int) -> pa.Table:
@@ -134,7 +155,7 @@ def _chunks(batches: Batches, slots: int) -> Iterator[pa.Table]:
     for batch in batches:
         held.append(batch)
         size += max(batch.nbytes, 4 * slots * len(batch))
-        if size >= _CHUNK_BYTES:
+        if size >= WORKER_BYTES:
             yield pa.Table.from_batches(held).combine_chunks()
             held, size = [], 0
     if any(len(batch) for batch in held):
@@ -177,12 +198,9 @@ def _count(codes_nL: Array, size: int, trains: Array, days: Array) -> tuple[Arra
     return np.bincount(code, minlength=size), first, last
 
 
-def _entries(
-    chunk: int, field: str | None, values: pa.Array, found: tuple[Array, ...] | None = None
-) -> pa.Table:
+def _entries(chunk: int, field: str, values: pa.Array, found: tuple[Array, ...]) -> pa.Table:
     size = len(values)
-    nothing = np.zeros(size, np.int64), np.full(size, np.inf), np.full(size, -np.inf)
-    count, *days = found or nothing
+    count, *days = found
     return pa.table(
         [
             pa.array(np.full(size, chunk)),
@@ -204,10 +222,11 @@ def _dates(days: Array) -> pa.Array:
 
 def _write_rows(path: str, rows: pa.Table) -> None:
     options = pa.ipc.IpcWriteOptions(compression="lz4")
-    with _create(path) as file, pa.ipc.new_file(file, rows.schema, options=options) as writer:
+    with create(path) as file, pa.ipc.new_file(file, rows.schema, options=options) as writer:
         writer.write_table(rows)
 
 
-def _create(path: str) -> Any:
+def create(path: str) -> Any:
+    """Open a new file."""
     fs, plain = storage.filesystem(path)
     return fs.open(plain, "wb")

@@ -1,7 +1,7 @@
 """Values to local ids: looked up in Spark for a build, by hash in scoring, then encoded alike."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from pyspark.sql import functions as F
 
 from conf.manifest import MISSING, PADDING, UNKNOWN, FieldSpec
 from feature_eng.chunks import Packed, codes_of, places, read_rows
+from feature_eng.indexing import read_ids
 from feature_eng.raw import hashed_id
 from feature_eng.value_index import ValueIndex
 from feature_eng.vocabulary import Vocabulary
@@ -23,12 +24,16 @@ Array = npt.NDArray[Any]
 # Of known values, of all fields together, that are copied to every executor; the driver holds them
 # for a moment, several times as large. Past it Spark joins by shuffling.
 BROADCAST_BYTES = 50_000_000
-_ENTRY_BYTES = 50  # of a value, beside its text
 
 logger = logging.getLogger(__name__)
 
 
-def local_ids(packed: Packed, vocabulary: Vocabulary, fields: Sequence[FieldSpec]) -> DataFrame:
+def local_ids(
+    packed: Packed,
+    vocabulary: Vocabulary,
+    fields: Sequence[FieldSpec],
+    indexed: Collection[str] = (),
+) -> DataFrame:
     """Find the ids of all chunks' values.
 
     A value is looked up once per chunk that holds it, however many rows do, so that no value makes
@@ -38,40 +43,44 @@ def local_ids(packed: Packed, vocabulary: Vocabulary, fields: Sequence[FieldSpec
         packed: The chunks.
         vocabulary: The known values.
         fields: How each field was fitted.
+        indexed: The fields whose ids are known already.
 
     Returns:
-        ``chunk bigint, field string, code int, id int``, the entries of a chunk in one partition.
+        ``chunk bigint, field string, code int, id int``, the entries of a chunk in one partition;
+        one of them is of no field, so that each chunk is there.
     """
-    dictionaries = packed.dictionaries(vocabulary.entries.sparkSession)
-    copied, joined = _by_size(vocabulary)
+    spark, chunks = vocabulary.entries.sparkSession, len(packed.chunks)
+    no_field = (F.lit(None).alias("field"), F.lit(0).alias("code"), F.lit(0).alias("id"))
+    chunk = F.get(F.lit(packed.chunks), F.col("id").cast("int")).alias("chunk")
+    every_chunk = spark.range(0, chunks, 1, chunks).select(chunk, *no_field)
+    left = [field.name for field in fields if field.has_vocabulary and field.name not in indexed]
+    if not left:
+        return every_chunk
+    copied, joined = _by_size(vocabulary, left)
     logger.info("vocabularies copied to executors: %s", ", ".join(copied) or "none")
     logger.info("vocabularies joined by shuffling: %s", ", ".join(joined) or "none")
+    dictionaries = packed.dictionaries(spark)
     known = vocabulary.entries.select("field", "value", "id")
-    key = ["field", "value"]
-    if not joined:
-        found = dictionaries.join(F.broadcast(known), key, how="left")
-    else:
-        is_joined = F.col("field").isin(joined)
-        small = dictionaries.where(F.coalesce(~is_joined, F.lit(True)))
-        found = small.join(F.broadcast(known.where(~is_joined)), key, how="left").unionByName(
-            dictionaries.where(is_joined).join(
-                known.where(is_joined).hint("merge"), key, how="left"
+    key, of_field = ["field", "value"], F.col("field")
+    found = dictionaries.where(of_field.isin(copied)).join(
+        F.broadcast(known.where(of_field.isin(copied))), key, how="left"
+    )
+    if joined:
+        found = found.unionByName(
+            dictionaries.where(of_field.isin(joined)).join(
+                known.where(of_field.isin(joined)).hint("merge"), key, how="left"
             )
         )
     local_id = F.coalesce("id", _unknown_id(fields)).alias("id")
+    chosen = found.select("chunk", "field", "code", local_id).unionByName(every_chunk)
     # By a number of our own: Spark would join small partitions, knowing nothing of the rows' size.
-    chosen = found.select("chunk", "field", "code", local_id)
-    return chosen.repartition(len(packed.chunks), "chunk")
+    return chosen.repartition(chunks, "chunk")
 
 
-def _by_size(vocabulary: Vocabulary) -> tuple[list[str], list[str]]:
+def _by_size(vocabulary: Vocabulary, fields: Sequence[str]) -> tuple[list[str], list[str]]:
     """The fields whose vocabularies, smallest first, fit ``BROADCAST_BYTES``, and the others."""
-    of = {
-        name: vocabulary.text_bytes[name] + _ENTRY_BYTES * size
-        for name, size in vocabulary.sizes.items()
-    }
-    names = sorted(of, key=lambda name: of[name])
-    sizes = np.cumsum([of[name] for name in names])
+    names = sorted(fields, key=vocabulary.memory)
+    sizes = np.cumsum([vocabulary.memory(name) for name in names])
     fitting = int(np.searchsorted(sizes, BROADCAST_BYTES, side="right"))
     return names[:fitting], names[fitting:]
 
@@ -87,14 +96,15 @@ def _unknown_id(fields: Sequence[FieldSpec]) -> Column:
 
 
 def encoded_chunks(
-    batches: Batches, fields: Sequence[FieldSpec], directory: str
+    batches: Batches, fields: Sequence[FieldSpec], packed: Packed, indexed: Mapping[str, str]
 ) -> Iterator[tuple[pa.Table, dict[str, Array]]]:
     """Encode the chunks that a partition of ``local_ids`` names.
 
     Args:
         batches: The partition.
         fields: How each field was fitted.
-        directory: Where the chunks are.
+        packed: The chunks.
+        indexed: The files of ``feature_eng.indexing.index_fields``.
 
     Yields:
         Per chunk its rows as they were packed, and per field int32 [n] (categorical, hashed,
@@ -106,7 +116,9 @@ def encoded_chunks(
     entries = pa.Table.from_batches(held).combine_chunks()
     for chunk in pc.unique(entries["chunk"]).to_pylist():
         by_code = _ids_by_field(entries.filter(pc.equal(entries["chunk"], chunk)))
-        rows = read_rows(directory, chunk)
+        place = packed.chunks.index(chunk)
+        by_code |= {name: read_ids(path, place) for name, path in indexed.items()}
+        rows = read_rows(packed.directory, chunk)
         yield (
             rows,
             {field.name: _encode(rows, field, _ids(rows, field, by_code)) for field in fields},

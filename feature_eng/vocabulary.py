@@ -6,6 +6,7 @@ is collected on the driver but sums per field.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
@@ -21,6 +22,27 @@ _SCHEMA = "field string, value string, id int, count bigint, first_seen date, la
 _COLUMNS = [column.split()[0] for column in _SCHEMA.split(", ")]
 _NO_LIMIT = 2**31 - 1
 _LOWER = 2**32 - 1
+ENTRY_BYTES = 50  # of a value in memory, beside its text
+
+
+class Limits(NamedTuple):
+    """Which new values of a field are known.
+
+    Attributes:
+        min_count: Training rows that such a value is in, at least.
+        room: Such values, at most.
+        last: The id before the first of them.
+    """
+
+    min_count: int
+    room: int
+    last: int
+
+    @classmethod
+    def of(cls, options: VocabularyOptions, taken: int) -> "Limits":
+        """Those of a field that is configured so, and of which ``taken`` values have ids."""
+        room = (options.max_size or _NO_LIMIT) - taken
+        return cls(options.min_count, room, UNKNOWN + options.num_oov_buckets - 1 + taken)
 
 
 @dataclass(frozen=True)
@@ -39,6 +61,10 @@ class Vocabulary:
     text_bytes: dict[str, int]
     fingerprint: str
 
+    def memory(self, field: str) -> int:
+        """Bytes of a field's known values in memory, about."""
+        return self.text_bytes.get(field, 0) + ENTRY_BYTES * self.sizes.get(field, 0)
+
 
 def fit_vocabulary(
     dictionaries: DataFrame, fields: Sequence[FieldConfig], base: Vocabulary | None = None
@@ -47,7 +73,7 @@ def fit_vocabulary(
 
     Args:
         dictionaries: Those of all chunks (see ``feature_eng.chunks``).
-        fields: All fields; those without a vocabulary are passed over.
+        fields: Those to fit; what has no vocabulary is passed over.
         base: An earlier vocabulary to grow: its values keep their ids, also those that no row
             holds any more, and new ones follow after the greatest.
 
@@ -63,12 +89,8 @@ def fit_vocabulary(
     counts = _add_up(dictionaries)
     limits = {}
     for name, of in options.items():
-        taken = base.sizes.get(name, 0) if base else 0
-        limits[name] = F.struct(
-            F.lit(of.min_count).alias("min_count"),
-            F.lit((of.max_size or _NO_LIMIT) - taken).alias("room"),
-            F.lit(UNKNOWN + of.num_oov_buckets - 1 + taken).alias("last"),
-        )
+        found = Limits.of(of, base.sizes.get(name, 0) if base else 0)
+        limits[name] = F.struct(*(F.lit(n).alias(key) for key, n in found._asdict().items()))
     order = Window.partitionBy("field").orderBy(F.desc("count"), "value")
     new = (
         (counts.join(base.entries, ["field", "value"], "left_anti") if base else counts)
@@ -116,8 +138,10 @@ def by_name(field: Column, choices: dict[str, Column]) -> Column:
 
 
 def write_vocabulary(vocabulary: DataFrame, directory: str) -> None:
-    """Write it to ``<directory>/vocabulary``."""
-    vocabulary.write.option("compression", "zstd").parquet(f"{directory}/{VOCABULARY}")
+    """Write it to ``<directory>/vocabulary``, beside what is there."""
+    vocabulary.write.mode("append").option("compression", "zstd").parquet(
+        f"{directory}/{VOCABULARY}"
+    )
 
 
 def read_vocabulary(spark: SparkSession, directory: str, expected: str | None = None) -> Vocabulary:

@@ -1,7 +1,7 @@
 """The encoded splits on disk, dealt and shuffled by a hash, and what is in each file."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -17,6 +17,7 @@ from conf import storage
 from conf.errors import RunError
 from conf.manifest import FieldSpec, FileSpec
 from conf.schema import SPLITS
+from feature_eng.chunks import Packed
 from feature_eng.encode import encoded_chunks
 from feature_eng.histogram import histogram
 from feature_eng.raw import ORDER, SPLIT
@@ -53,7 +54,8 @@ class SplitWriter:
 
     Attributes:
         directory: Where the splits go.
-        chunks: Where the chunks are.
+        packed: The chunks.
+        indexed: The files of ``feature_eng.indexing.index_fields``.
         fields: How each field was fitted.
         loss_columns: The label, and the weight if there is one.
         num_files: Files of each split, at most.
@@ -61,7 +63,8 @@ class SplitWriter:
     """
 
     directory: str
-    chunks: str
+    packed: Packed
+    indexed: Mapping[str, str]
     fields: Sequence[FieldSpec]
     loss_columns: Sequence[str]
     num_files: int
@@ -72,7 +75,7 @@ class SplitWriter:
 
         A row travels packed: its columns side by side, 4 bytes a value, and 8 bytes of its order.
         """
-        for rows, columns in encoded_chunks(batches, self.fields, self.chunks):
+        for rows, columns in encoded_chunks(batches, self.fields, self.packed, self.indexed):
             order = rows[ORDER].to_numpy()
             loss = [rows[name].to_numpy().astype(np.float32) for name in self.loss_columns]
             packed = np.hstack([_as_int32(column) for column in (*columns.values(), *loss, order)])
