@@ -4,7 +4,7 @@ import logging
 import math
 from datetime import UTC, datetime
 
-from pyspark.sql import DataFrame, Observation, SparkSession
+from pyspark.sql import DataFrame, SparkSession
 
 from conf import publishing, storage
 from conf.errors import DataError, RunError
@@ -30,7 +30,7 @@ from feature_eng.chunks import Packed, pack
 from feature_eng.encode import local_ids
 from feature_eng.fields import fitted_specs, unfitted_specs, with_rates
 from feature_eng.indexing import index_fields
-from feature_eng.profile import Profile, read_profile, statistics
+from feature_eng.profile import Profile, make_profile, observe, quantile_columns
 from feature_eng.raw import KEYS, read_raw, rows_of_days
 from feature_eng.vocabulary import fit_vocabulary, read_vocabulary, write_vocabulary
 from feature_eng.write import SplitWriter, WrittenSplit, write_splits
@@ -110,20 +110,13 @@ def _pack(
     Returns the chunks, the profile, and what the checks of the raw columns counted.
     """
     fitted = [field.name for field in base.manifest.fields] if base else []
-    of_rows, of_columns = statistics(config, fitted), contract.statistics(config.checks.columns)
-    # By position: a field's name would be read as a part of an expression.
-    wanted = [
-        column.alias(f"m{number}")
-        for number, column in enumerate((*of_rows.values(), *of_columns.values()))
-    ]
-    seen = Observation()
-    observed = rows.observe(seen, *wanted).drop(KEYS, contract.CHECKED)
-    packed = pack(observed, unfitted_specs(config.fields), chunks)
-    values = seen.get  # asks the JVM each time
-    found = [values[f"m{number}"] for number in range(len(wanted))]
-    profile = read_profile(dict(zip(of_rows, found, strict=False)), config, fitted)
-    logger.info("%d rows: %s", packed.rows, profile.rows)
-    return packed, profile, dict(zip(of_columns, found[len(of_rows) :], strict=True))
+    fits, checks = quantile_columns(config, fitted), contract.statistics(config.checks.columns)
+    observed, found = observe(rows, fits | checks)
+    packed = pack(observed.drop(KEYS, contract.CHECKED), unfitted_specs(config.fields), chunks)
+    values = found()
+    profile = make_profile(packed.tally, values, config)
+    logger.info("rows: %s", profile.rows)
+    return packed, profile, values
 
 
 def _make_vocabulary(
@@ -142,7 +135,7 @@ def _make_vocabulary(
 def _raw_rows(config: Config, profile: Profile) -> int:
     """Rows of the raw table: others were drawn, as negatives, for every row with label 1."""
     per_positive = config.negatives.per_positive if config.negatives else 0
-    return sum(profile.rows.values()) - per_positive * int(sum(profile.positives.values()))
+    return sum(profile.rows.values()) - per_positive * sum(profile.positives.values())
 
 
 def _refuse_lost_rows(profile: Profile, written: dict[str, WrittenSplit]) -> None:
@@ -220,7 +213,7 @@ def _manifest(
     binary = config.task == "binary"
     splits = {}
     for split in SPLITS:
-        positives = int(profile.positives[split]) if binary else None
+        positives = profile.positives[split] if binary else None
         splits[split] = SplitSpec(
             files=written[split].files, rows=profile.rows[split], positives=positives
         )

@@ -21,7 +21,7 @@ from feature_eng.split import hashed_keys, key_hash, split_column
 
 
 def canonical_rows(raw: DataFrame, config: Config) -> DataFrame:
-    """Label, weight, fields, keys, split, day and order of every row, raw or drawn.
+    """Label, weight, fields, keys, split, day and a hash of the keys of every row, raw or drawn.
 
     Raises:
         DataError: A configured column is missing or of the wrong type, or negatives cannot be
@@ -45,10 +45,7 @@ def canonical_rows(raw: DataFrame, config: Config) -> DataFrame:
         label = F.when(F.col(DRAWN), 0.0).otherwise(label).alias(LABEL)
     is_raw = ~F.col(DRAWN) if config.negatives else F.lit(True)
     checked = checked_columns(raw, config.checks.columns, is_raw)
-    # A hash passes over nulls and the ends of lists: they are hashed as well.
+    # A hash passes over nulls: that they are is hashed as well.
     shape = [named_column(raw, key, "keys").isNull() for key in config.keys]
-    for spec, column in zip(specs, columns, strict=True):
-        is_list = spec.kind == "multi_valued"
-        shape.append(F.coalesce(F.size(column), F.lit(-1)) if is_list else column.isNull())
-    order = key_hash(F.struct(keys, label, *weights, *columns, *shape), config.features.seed)
+    order = key_hash(F.struct(keys, *shape), config.features.seed)
     return raw.select(label, *weights, *columns, keys, split, day, order.alias(ORDER), *checked)

@@ -20,12 +20,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
 
 from conf import storage
+from conf.fields import LABEL, WEIGHT
 from conf.manifest import PADDING, FieldSpec
-from conf.schema import SPLITS
-from feature_eng.raw import DAY, SPLIT
+from feature_eng.raw import DAY, ORDER, SPLIT
+from feature_eng.row_order import hash_numbers, hash_texts
+from feature_eng.split import with_coded_split
+from feature_eng.tally import Tally
 from feature_eng.vocabulary import ENTRY_BYTES
 from feature_eng.workers import Batches, in_worker
 
@@ -36,7 +38,7 @@ DICTIONARY = (
     "chunk bigint, field string, value string, code int, count bigint, first_seen date, "
     "last_seen date"
 )
-_PACKED = "chunk bigint, rows bigint, memory array<bigint>"
+_PACKED = "chunk bigint, memory array<bigint>, tally string"
 _ROWS, _DICTIONARIES = "rows", "dictionaries"
 WORKER_BYTES = 256 << 20  # that a Python worker holds of one thing, as it comes or as it is encoded
 _SCHEMA = pa.schema(
@@ -59,14 +61,14 @@ class Packed:
     Attributes:
         directory: Where they are.
         chunks: Their names.
-        rows: Rows in all of them.
         entry_bytes: Of the entries of all dictionaries in memory, by field.
+        tally: What was counted of all rows.
     """
 
     directory: str
     chunks: Sequence[int]
-    rows: int
     entry_bytes: Mapping[str, int]
+    tally: Tally
 
     @property
     def paths(self) -> list[str]:
@@ -89,49 +91,59 @@ def pack(rows: DataFrame, fields: Sequence[FieldSpec], directory: str) -> Packed
     # Here and not by the tasks: what one that was cancelled still wants to write has no place then.
     for kind in (_ROWS, _DICTIONARIES):
         storage.make_directory(f"{directory}/{kind}")
-    split = F.coalesce(F.array_position(F.array(*map(F.lit, SPLITS)), F.col(SPLIT)) - 1, F.lit(-1))
-    rows = rows.withColumn(SPLIT, split.cast("int"))
     worker = functools.partial(_pack_partition, fields=fields, directory=directory)
-    packed = rows.mapInArrow(in_worker(worker), _PACKED).collect()
+    packed = with_coded_split(rows).mapInArrow(in_worker(worker), _PACKED).collect()
     names = [field.name for field in fields if field.has_vocabulary]
     return Packed(
         directory,
         chunks=[row["chunk"] for row in packed],
-        rows=sum(row["rows"] for row in packed),
         entry_bytes={name: sum(row["memory"][n] for row in packed) for n, name in enumerate(names)},
+        tally=Tally.total(Tally.from_json(row["tally"]) for row in packed),
     )
 
 
 def _pack_partition(batches: Batches, fields: Sequence[FieldSpec], directory: str) -> Batches:
     for rows in _chunks(batches, sum(field.length for field in fields)):
-        chunk = uuid.uuid4().int >> 65
-        columns: dict[str, Any] = {
-            name: rows[name] for name in rows.column_names if name not in (SPLIT, DAY)
-        }
-        columns[SPLIT] = rows[SPLIT].to_numpy()
-        trains = columns[SPLIT] == 0
+        chunk, memory = uuid.uuid4().int >> 65, []
+        columns = {name: rows[name] for name in rows.column_names if name != DAY}
+        order = rows[ORDER].to_numpy().view(np.uint64).copy()
+        trains = rows[SPLIT].to_numpy() == 0
         # As floats also where none is null: fmin.at takes integers one by one.
         days = rows[DAY].cast(pa.int32()).cast(pa.float64()).to_numpy()
-        memory = []
         with (
             create(f"{directory}/{_DICTIONARIES}/{chunk}.parquet") as file,
             pq.ParquetWriter(file, _SCHEMA, compression="zstd") as dictionaries,
         ):
             for field in fields:
-                if not field.has_vocabulary:
-                    continue
-                codes, values = _coded(rows[field.name], field)
-                columns[field.name] = pa.FixedSizeListArray.from_arrays(
-                    codes.ravel(), codes.shape[1]
-                )
-                found = _count(codes, len(values), trains, days)
-                dictionaries.write_table(_entries(chunk, field.name, values, found))
-                memory.append(values.nbytes + ENTRY_BYTES * len(values))
+                if field.has_vocabulary:
+                    codes_nL, values = _coded(rows[field.name], field)
+                    columns[field.name] = _lists(codes_nL)
+                    hash_texts(order, codes_nL, values)
+                    found = _count(codes_nL, len(values), trains, days)
+                    dictionaries.write_table(_entries(chunk, field.name, values, found))
+                    memory.append(values.nbytes + ENTRY_BYTES * len(values))
+        for name in _numbers(columns, fields):
+            hash_numbers(order, rows[name].to_numpy().astype(np.float64))
+        columns[ORDER] = pa.array(order.view(np.int64))
         _write_rows(f"{directory}/{_ROWS}/{chunk}.arrow", pa.table(columns))
         yield pa.record_batch(
-            [pa.array([chunk]), pa.array([len(rows)]), pa.array([memory], pa.list_(pa.int64()))],
-            ["chunk", "rows", "memory"],
+            [
+                pa.array([chunk]),
+                pa.array([memory], pa.list_(pa.int64())),
+                pa.array([Tally.of(rows, fields).to_json()]),
+            ],
+            ["chunk", "memory", "tally"],
         )
+
+
+def _numbers(columns: Mapping[str, Any], fields: Sequence[FieldSpec]) -> list[str]:
+    """The columns that hold a number per row."""
+    losses = [name for name in (LABEL, WEIGHT) if name in columns]
+    return losses + [field.name for field in fields if not field.has_vocabulary]
+
+
+def _lists(codes_nL: Array) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(codes_nL.ravel(), codes_nL.shape[1])
 
 
 def read_rows(directory: str, chunk: int) -> pa.Table:

@@ -64,6 +64,12 @@ def split_column(raw: DataFrame, keys: Column, split: SplitConfig) -> Column:
     return dealt.alias(SPLIT)
 
 
+def with_coded_split(rows: DataFrame) -> DataFrame:
+    """Rows whose split is its place in ``SPLITS``, or -1 for none: int."""
+    place = F.array_position(F.array(*map(F.lit, SPLITS)), F.col(SPLIT)) - 1
+    return rows.withColumn(SPLIT, F.coalesce(place, F.lit(-1)).cast("int"))
+
+
 def _cut(raw: DataFrame, value: str | int | float, kind: T.DataType) -> Column:
     cut = F.lit(value).try_cast(kind)
     try:

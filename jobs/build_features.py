@@ -53,12 +53,11 @@ def plan(config: Config, options: argparse.Namespace) -> list[str]:
     publishing.refuse_existing(config.features.path, overwrite=options.overwrite, proof=FILE_NAME)
     raw = read_raw(spark_session(config.spark), config.raw)
     raw = rows_of_days(raw, config.raw, options.ds_from, options.ds_to)
+    fields = unfitted_specs(config.fields)
     if base := _base(config, options):
-        read_base(raw.sparkSession, base, unfitted_specs(config.fields))
-    profile = profile_rows(canonical_rows(raw, config), config)
-    kinds = [
-        f"  {field.name}: {field.kind} of {field.source}" for field in unfitted_specs(config.fields)
-    ]
+        read_base(raw.sparkSession, base, fields)
+    profile = profile_rows(canonical_rows(raw, config), config, fields)
+    kinds = [f"  {field.name}: {field.kind} of {field.source}" for field in fields]
     drawn = config.negatives
     negatives = [f"negatives: {drawn.per_positive} per positive, {drawn.strategy}"] if drawn else []
     return [

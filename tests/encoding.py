@@ -8,10 +8,11 @@ from typing import Any
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from conf.fields import LABEL
 from conf.manifest import FieldSpec, Manifest
 from feature_eng.chunks import Packed, pack
 from feature_eng.encode import encoded_chunks, local_ids
-from feature_eng.raw import DAY, SPLIT
+from feature_eng.raw import DAY, ORDER, SPLIT
 from feature_eng.scored_files import ScoreWriter
 from feature_eng.scoring import Encoder, kept_columns, scores_schema, write_indices
 from feature_eng.shipped import Shipped
@@ -20,11 +21,18 @@ from feature_eng.vocabulary import Vocabulary, read_vocabulary
 
 def dictionaries(rows: DataFrame, fields: Sequence[FieldSpec], directory: Path) -> DataFrame:
     """The dictionaries of rows that train, if no split is given."""
-    return _packed(rows, fields, directory).dictionaries(rows.sparkSession)
+    return packed(rows, fields, directory).dictionaries(rows.sparkSession)
 
 
-def _packed(rows: DataFrame, fields: Sequence[FieldSpec], directory: Path) -> Packed:
-    for name, given in ((SPLIT, F.lit("train")), (DAY, F.lit(None).cast("date"))):
+def packed(rows: DataFrame, fields: Sequence[FieldSpec], directory: Path) -> Packed:
+    """The chunks of rows, in which columns that do not matter may be missing."""
+    others = {
+        LABEL: F.lit(0.0),
+        SPLIT: F.lit("train"),
+        DAY: F.lit(None).cast("date"),
+        ORDER: F.lit(0).cast("bigint"),
+    }
+    for name, given in others.items():
         if name not in rows.columns:
             rows = rows.withColumn(name, given)
     return pack(rows, fields, str(directory))
@@ -34,12 +42,12 @@ def encode(
     rows: DataFrame, fields: Sequence[FieldSpec], vocabulary: Vocabulary, directory: Path
 ) -> list[dict[str, Any]]:
     """Rows whose fields are encoded, in no order; other columns stay."""
-    packed = _packed(rows, fields, directory)
-    batches = local_ids(packed, vocabulary, fields).toArrow().to_batches()
+    chunks = packed(rows, fields, directory)
+    batches = local_ids(chunks, vocabulary, fields).toArrow().to_batches()
     found = []
-    for packed, columns in encoded_chunks(batches, fields, str(directory)):
+    for of_chunk, columns in encoded_chunks(batches, fields, chunks, {}):
         lists = {name: column.tolist() for name, column in columns.items()}
-        for number, row in enumerate(packed.to_pylist()):
+        for number, row in enumerate(of_chunk.to_pylist()):
             found.append(row | {name: values[number] for name, values in lists.items()})
     return found
 

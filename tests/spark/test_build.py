@@ -15,6 +15,7 @@ from conf.manifest import Manifest, read_manifest
 from conf.schema import Config
 from feature_eng.build import build_features
 from feature_eng.canonical import canonical_rows
+from feature_eng.fields import unfitted_specs
 from feature_eng.profile import profile_rows
 from tests.data import make_config, raw_table, write_raw
 
@@ -246,7 +247,7 @@ def test_a_weight_that_is_none_is_refused(
     sets = ("keys=[row]", "label.column=y", "split={kind: column, column: part}", "weight=w")
     config = make_config(tmp_path, "fields=[{name: row, kind: categorical}]", *sets)
     with pytest.raises(DataError, match=f"weight 'w' is {message}"):
-        profile_rows(canonical_rows(raw, config), config)
+        profile_rows(canonical_rows(raw, config), config, unfitted_specs(config.fields))
 
 
 def test_fields_without_any_value_are_built(spark: SparkSession, tmp_path: Path) -> None:

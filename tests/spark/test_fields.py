@@ -13,12 +13,13 @@ from conf.fields import FieldConfig
 from conf.manifest import FieldSpec
 from conf.schema import Config
 from feature_eng.build import canonical_rows
+from feature_eng.chunks import read_rows
 from feature_eng.fields import fitted_specs, unfitted_specs
-from feature_eng.profile import profile_rows, statistics
+from feature_eng.profile import profile_rows, quantile_columns
 from feature_eng.raw import field_column, key_columns
 from feature_eng.vocabulary import fit_vocabulary, measured
 from tests.data import settings
-from tests.encoding import dictionaries, encode
+from tests.encoding import dictionaries, encode, packed
 
 _M = 2**64 - 1
 _P1, _P2, _P3 = 0x9E3779B185EBCA87, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9
@@ -74,7 +75,7 @@ def encoded(
     rows = canonical_rows(raw, config)
     entries = dictionaries(rows, unfitted, tmp_path / "chunks")
     vocabulary = measured(fit_vocabulary(entries, config.fields))
-    profile = profile_rows(rows, config)
+    profile = profile_rows(rows, config, unfitted)
     specs = fitted_specs(unfitted, config.fields, profile, vocabulary.sizes)
     all_rows = raw.select(*(field_column(raw, spec) for spec in specs), key_columns(raw, ["row"]))
     found = encode(all_rows, specs, vocabulary, tmp_path / "scored")
@@ -140,9 +141,8 @@ def test_edges_are_looked_for_where_they_are_wanted(spark: SparkSession, tmp_pat
         plain | {"name": "old"},
         plain | {"name": "wide", "method": "log2"},
     ]
-    wanted = statistics(configured(tmp_path, *fields), ["old", "wide", "gone"])
-    found = [name for name in wanted if name.startswith(("quantiles:", "greatest:"))]
-    assert found == ["quantiles:a", "greatest:b"]
+    wanted = quantile_columns(configured(tmp_path, *fields), ["old", "wide", "gone"])
+    assert list(wanted) == ["quantiles:a"]
 
 
 def test_hashed_ids_are_those_of_xxhash64(spark: SparkSession, tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_a_number_that_never_varies_is_shifted_alone(spark: SparkSession, tmp_pa
         for scale in ("standard", "min_max")
     ]
     config = configured(tmp_path, *fields)
-    scales = profile_rows(canonical_rows(raw, config), config).scales
+    scales = profile_rows(canonical_rows(raw, config), config, unfitted_specs(config.fields)).scales
     deviation = raw.where("row < 1000").agg(F.stddev_pop("seven")).head()
     assert deviation is not None
     assert 0 < deviation[0] < 1e-14, "else there is nothing to see here"
@@ -237,22 +237,31 @@ def test_a_number_that_never_varies_is_shifted_alone(spark: SparkSession, tmp_pa
 def test_rows_that_differ_have_another_order(spark: SparkSession, tmp_path: Path) -> None:
     """Also where they hold the same values, in other columns or lists."""
     cases = [
-        "null, 'x', array('a'), array('b')",
-        "'x', null, array('a'), array('b')",
-        "'x', null, array('a', 'b'), array()",
-        "'x', null, array(), array('a', 'b')",
-        "'x', null, null, array('a', 'b')",
+        "1.0, null, 'x', array('a'), array('b'), 2.0",
+        "1.0, 'x', null, array('a'), array('b'), 2.0",
+        "1.0, 'x', null, array('a', 'b'), array(), 2.0",
+        "1.0, 'x', null, array(), array('a', 'b'), 2.0",
+        "1.0, 'x', null, null, array('a', 'b'), 2.0",  # is encoded as the one before
+        "0.0, 'x', null, null, array('a', 'b'), 2.0",
+        "1.0, 'x', null, null, array('a', 'b'), null",
     ]
-    rows = [f"({key}, 1.0, {case})" for case in cases for key in ("1, null", "null, 1", "1, 1")]
-    raw = spark.sql(f"select * from values {', '.join(rows)} as t(row, key, y, a, b, v, w)")
+    rows = [f"({key}, {case})" for case in cases for key in ("1, null", "null, 1", "1, 1")]
+    raw = spark.sql(f"select * from values {', '.join(rows)} as t(row, key, y, a, b, v, w, n)")
     fields = [{"name": name, "kind": "categorical"} for name in "ab"]
     fields += [{"name": name, "kind": "multi_valued", "max_length": 9} for name in "vw"]
+    fields += [{"name": "n", "kind": "numeric"}]
     config = configured(tmp_path, *fields).model_copy(update={"keys": ["row", "key"]})
-    orders = [row["_order"] for row in canonical_rows(raw, config).collect()]
-    assert len(set(orders)) == len(orders) == 15
+
+    def orders(config: Config, directory: str) -> set[int]:
+        rows = canonical_rows(raw, config)
+        chunks = packed(rows, unfitted_specs(config.fields), tmp_path / directory)
+        found = [read_rows(chunks.directory, chunk) for chunk in chunks.chunks]
+        return {order for table in found for order in table["_order"].to_pylist()}
+
+    once = orders(config, "once")
+    assert len(once) == 3 * 6
     seeded = config.features.model_copy(update={"seed": config.features.seed + 1})
-    others = canonical_rows(raw, config.model_copy(update={"features": seeded})).collect()
-    assert not set(orders) & {row["_order"] for row in others}
+    assert not once & orders(config.model_copy(update={"features": seeded}), "seeded")
 
 
 def test_edges_are_given_or_powers_of_two(spark: SparkSession, tmp_path: Path) -> None:

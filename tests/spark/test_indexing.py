@@ -1,0 +1,112 @@
+"""Fields that one worker indexes, against the same ones by Spark's joins."""
+
+import logging
+import random
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.testing import assertDataFrameEqual
+
+from conf.fields import CategoricalField, FieldConfig, MultiValuedField
+from conf.manifest import Manifest
+from feature_eng.base import Base
+from feature_eng.chunks import Packed
+from feature_eng.encode import encoded_chunks, local_ids
+from feature_eng.fields import unfitted_specs
+from feature_eng.indexing import index_fields
+from feature_eng.vocabulary import Vocabulary, fit_vocabulary, read_vocabulary, write_vocabulary
+from tests.encoding import packed
+
+FIELDS: list[FieldConfig] = [
+    CategoricalField(name="word", kind="categorical"),
+    CategoricalField(name="few", kind="categorical", min_count=3, max_size=25),
+    CategoricalField(name="none", kind="categorical"),
+    MultiValuedField(name="tags", kind="multi_valued", max_length=2, min_count=2),
+]
+SPECS = unfitted_specs(FIELDS)
+SCHEMA = (
+    "row int, word string, few string, none string, tags array<string>, _day date, _split string"
+)
+
+
+def night(spark: SparkSession, number: int) -> DataFrame:
+    """Words, some of another alphabet; each night has new ones, and misses some of before."""
+    rng = random.Random(number)
+
+    def word() -> str | None:
+        rank = int(rng.paretovariate(0.7)) % 60 + 9 * number
+        return None if rng.random() < 0.1 else f"w{rank}" if rank % 3 else chr(0x4E00 + rank)
+
+    rows: list[Any] = []
+    for row in range(600):
+        day = None if rng.random() < 0.2 else date(2026, number, 1) + timedelta(rng.randrange(9))
+        tags = [word() for _ in range(rng.randrange(4))]
+        split = rng.choice(["train", "train", "test"])
+        rows.append((row, word(), word(), None, [tag for tag in tags if tag], day, split))
+    return spark.createDataFrame(rows, SCHEMA).repartition(3)
+
+
+def encoded(chunks: Packed, vocabulary: Vocabulary, indexed: dict[str, str]) -> dict[int, Any]:
+    """The ids of each row."""
+    batches = local_ids(chunks, vocabulary, SPECS, indexed).toArrow().to_batches()
+    found = {}
+    for rows, columns in encoded_chunks(batches, SPECS, chunks, indexed):
+        ids = zip(*(column.tolist() for column in columns.values()), strict=True)
+        found |= dict(zip(rows["row"].to_pylist(), ids, strict=True))
+    return found
+
+
+def test_both_ways_number_alike_night_by_night(spark: SparkSession, tmp_path: Path) -> None:
+    base: Base | None = None
+    sizes: list[dict[str, int]] = []
+    for number in (1, 2, 3):
+        chunks = packed(night(spark, number), SPECS, tmp_path / f"chunks-{number}")
+        assert len(chunks.chunks) == 3
+        alone, joined = (str(tmp_path / f"{way}-{number}") for way in ("alone", "joined"))
+        indexed = index_fields(spark, chunks, FIELDS, base, alone)
+        assert indexed.keys() == {field.name for field in FIELDS}
+        dictionaries = chunks.dictionaries(spark)
+        write_vocabulary(
+            fit_vocabulary(dictionaries, FIELDS, base.vocabulary if base else None), joined
+        )
+        one, other = read_vocabulary(spark, alone), read_vocabulary(spark, joined)
+        assertDataFrameEqual(one.entries, other.entries)
+        assert one.fingerprint == other.fingerprint
+        sizes.append(one.sizes)
+        ids = encoded(chunks, one, indexed)
+        assert ids == encoded(chunks, other, {})
+        assert len(ids) == 600
+        assert any(1 in row for row in ids.values()), "no unknown value"
+        base = Base(alone, Manifest.model_construct(), one)
+    assert sizes[0]["few"] < sizes[1]["few"] == sizes[2]["few"] == 25, "full after the first night"
+    assert sizes[0]["word"] < sizes[1]["word"] < sizes[2]["word"]
+
+
+def test_what_is_large_or_hashed_is_left_to_spark(
+    spark: SparkSession,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "feature_eng.indexing")
+    hashed = CategoricalField(name="buckets", kind="categorical", num_oov_buckets=2)
+    fields = [hashed, *FIELDS]
+    rows = night(spark, 1).withColumn("buckets", F.col("word"))
+    chunks = packed(rows, unfitted_specs(fields), tmp_path / "chunks")
+    sizes = {name: size for name, size in chunks.entry_bytes.items() if name != "buckets"}
+    largest, *small = sorted(sizes, key=lambda name: -sizes[name])
+    limit = sizes[small[0]]
+    assert sizes[largest] > limit > 0
+    monkeypatch.setattr("feature_eng.indexing.WORKER_BYTES", limit)
+    assert index_fields(spark, chunks, fields, None, str(tmp_path)).keys() == set(small)
+    assert f"one worker each: {', '.join(small)}" in caplog.text
+    monkeypatch.setattr("feature_eng.indexing.WORKER_BYTES", -1)
+    assert index_fields(spark, chunks, fields, None, str(tmp_path)) == {}
+    assert "one worker each: none" in caplog.text
+    grown = Base(str(tmp_path), Manifest.model_construct(), read_vocabulary(spark, str(tmp_path)))
+    monkeypatch.setattr("feature_eng.indexing.WORKER_BYTES", limit)
+    assert index_fields(spark, chunks, fields, grown, f"{tmp_path}/next").keys() == {"none"}
