@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numba import njit
 from pyspark.sql import DataFrame
 
 from conf import storage
@@ -79,12 +80,13 @@ class SplitWriter:
             order = rows[ORDER].to_numpy()
             loss = [rows[name].to_numpy().astype(np.float32) for name in self.loss_columns]
             packed = np.hstack([_as_int32(column) for column in (*columns.values(), *loss, order)])
-            file = (order.view(np.uint64) % np.uint64(self.num_files)).astype(np.int32)
+            file = (order.view(np.uint64) % np.uint64(self.num_files)).astype(np.int64)
             key = file * len(SPLITS) + rows[SPLIT].to_numpy()
-            sorting = np.argsort(key, kind="stable")
-            keys, starts = np.unique(key[sorting], return_index=True)
-            packed = packed[sorting]
-            parts = [packed[a:b].tobytes() for a, b in pairwise([*starts, len(packed)])]
+            counts = np.bincount(key, minlength=self.num_files * len(SPLITS))
+            packed = _grouped(packed, key, np.cumsum(counts) - counts)
+            keys = np.flatnonzero(counts)
+            ends = [0, *np.cumsum(counts[keys])]
+            parts = [packed[begin:end].tobytes() for begin, end in pairwise(ends)]
             files, splits = np.divmod(keys.astype(np.int32), len(SPLITS))
             yield pa.record_batch(
                 [pa.array(files), pa.array(splits), pa.array(parts, pa.binary())],
@@ -155,6 +157,16 @@ def write_splits(ids: DataFrame, writer: SplitWriter) -> dict[str, WrittenSplit]
         files = [FileSpec(path=row["path"], rows=row["rows"]) for row in mine]
         splits[split] = WrittenSplit(files, cells[::2], cells[1::2])
     return splits
+
+
+@njit(nogil=True, cache=True)
+def _grouped(packed: Array, key: Array, begins: Array) -> Array:
+    """Rows in the order of their keys, those of a key in theirs; moves ``begins`` to the ends."""
+    grouped = np.empty_like(packed)
+    for row in range(len(packed)):
+        grouped[begins[key[row]]] = packed[row]
+        begins[key[row]] += 1
+    return grouped
 
 
 def _cells(values: Array, field: FieldSpec, known_then: int) -> list[list[int]]:

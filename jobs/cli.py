@@ -1,10 +1,11 @@
 """The command line that all jobs share: arguments, logging, exit codes."""
 
 import argparse
+import contextlib
 import logging
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from types import FrameType
@@ -110,12 +111,13 @@ def main(
     logging.getLogger("DataFrameQueryContextLogger").setLevel(logging.CRITICAL)
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        config = load_config(options.config, options.overrides)
-        if options.dry_run:
-            print("\n".join(plan(config, options)))
-        else:
-            done = run(config, options)
-            show([done] if isinstance(done, Stage) else done)
+        with _signals_first():
+            config = load_config(options.config, options.overrides)
+            if options.dry_run:
+                print("\n".join(plan(config, options)))
+            else:
+                done = run(config, options)
+                show([done] if isinstance(done, Stage) else done)
     except KeyboardInterrupt as interrupt:
         print("; ".join([f"interrupted: {_STOPPED}", *interrupt.args]), file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
@@ -127,6 +129,21 @@ def main(
             sys.exit(1)
         print(f"error: {known}", file=sys.stderr)
         sys.exit(known.exit_code)
+
+
+@contextlib.contextmanager
+def _signals_first() -> Iterator[None]:
+    """What a signal raised ends the job, also where an error came of it on the way out.
+
+    pyspark cleans up after each call, and fails where the signal has stopped Spark.
+    """
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause and not isinstance(cause, SystemExit | KeyboardInterrupt):
+            cause = cause.__context__
+        raise cause or error from None
 
 
 def explained(error: Exception) -> PipelineError | None:

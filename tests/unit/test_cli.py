@@ -1,14 +1,17 @@
 """What the jobs take as a day, and what they say of an error."""
 
 import argparse
+import signal
 import socket
+from pathlib import Path
 
 import pytest
 from py4j.clientserver import ClientServer, JavaParameters, PythonParameters
 from py4j.java_gateway import GatewayParameters, JavaGateway
 
 from conf.errors import RunError
-from jobs.cli import day, explained
+from jobs.cli import Stage, day, explained, main, parser
+from tests.data import write_config
 
 
 def test_a_day_is_written_in_one_way() -> None:
@@ -22,6 +25,44 @@ def test_a_day_is_written_in_one_way() -> None:
             str(refused.value)
             == f"invalid day value: '{text}'; expected YYYY-MM-DD, from 1000 to 9998"
         )
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "told"),
+    [
+        (SystemExit(4), 4, ""),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (RunError("disk full"), 4, "error: disk full"),
+        (AttributeError("a bug"), 1, "failed"),
+    ],
+)
+def test_what_a_signal_raised_ends_a_job(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    raised: BaseException,
+    code: int,
+    told: str,
+) -> None:
+    """Not the error of a clean-up that failed after it."""
+
+    def run(*_: object) -> list[Stage]:
+        try:
+            raise raised
+        finally:
+            if not isinstance(raised, Exception):
+                raise AttributeError("'NoneType' object has no attribute 'setCallSite'")
+
+    monkeypatch.setattr("sys.argv", ["job", "--config", str(write_config(tmp_path))])
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main(parser("A job.", ""), run, lambda *_: [])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ended.value.code == code
+    assert told in capsys.readouterr().err + caplog.text
 
 
 @pytest.mark.parametrize("python", [ClientServer, JavaGateway])
