@@ -116,7 +116,7 @@ def _pack(
     values = found()
     profile = make_profile(packed.tally, values, config)
     logger.info("rows: %s", profile.rows)
-    return packed, profile, values
+    return packed, profile, {name: values[name] for name in checks}
 
 
 def _make_vocabulary(

@@ -117,7 +117,9 @@ def _pack_partition(batches: Batches, fields: Sequence[FieldSpec], directory: st
             for field in fields:
                 if field.has_vocabulary:
                     codes_nL, values = _coded(rows[field.name], field)
-                    columns[field.name] = _lists(codes_nL)
+                    columns[field.name] = pa.FixedSizeListArray.from_arrays(
+                        codes_nL.ravel(), codes_nL.shape[1]
+                    )
                     hash_texts(order, codes_nL, values)
                     found = _count(codes_nL, len(values), trains, days)
                     dictionaries.write_table(_entries(chunk, field.name, values, found))
@@ -140,10 +142,6 @@ def _numbers(columns: Mapping[str, Any], fields: Sequence[FieldSpec]) -> list[st
     """The columns that hold a number per row."""
     losses = [name for name in (LABEL, WEIGHT) if name in columns]
     return losses + [field.name for field in fields if not field.has_vocabulary]
-
-
-def _lists(codes_nL: Array) -> pa.Array:
-    return pa.FixedSizeListArray.from_arrays(codes_nL.ravel(), codes_nL.shape[1])
 
 
 def read_rows(directory: str, chunk: int) -> pa.Table:

@@ -1,4 +1,4 @@
-"""Values to local ids: looked up in Spark for a build, by hash in scoring, then encoded alike."""
+"""Values to local ids: those of a chunk by their codes, in scoring by hash; then encoded alike."""
 
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -50,7 +50,8 @@ def local_ids(
         one of them is of no field, so that each chunk is there.
     """
     spark, chunks = vocabulary.entries.sparkSession, len(packed.chunks)
-    no_field = (F.lit(None).alias("field"), F.lit(0).alias("code"), F.lit(0).alias("id"))
+    none = F.lit(None).cast("string").alias("field")
+    no_field = (none, F.lit(0).alias("code"), F.lit(0).alias("id"))
     chunk = F.get(F.lit(packed.chunks), F.col("id").cast("int")).alias("chunk")
     every_chunk = spark.range(0, chunks, 1, chunks).select(chunk, *no_field)
     left = [field.name for field in fields if field.has_vocabulary and field.name not in indexed]

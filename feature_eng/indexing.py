@@ -32,6 +32,7 @@ Array = npt.NDArray[Any]
 _COUNTED = ["value", "count", "first_seen", "last_seen"]
 _COLUMNS = ["value", "id", "count", "first_seen", "last_seen"]
 _IDS = pa.schema([("id", pa.int32())])
+_COPIES = 4  # of a field's entries that are in memory at once, about
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class _Indexer:
         base: Features or a bundle whose vocabulary grows, or None.
         vocabulary: The directory that receives the vocabulary.
         ids: The directory that receives the ids of the chunks' values.
+        tasks: Who share the fields.
     """
 
     packed: Packed
@@ -53,19 +55,20 @@ class _Indexer:
     base: str | None
     vocabulary: str
     ids: str
+    tasks: int
 
     def index(self, batches: Batches) -> Batches:
-        """Index the fields at some places of ``limits``; each has files of one name."""
+        """Index every n-th field from the one on whose place a partition has; n are the tasks."""
         fields = list(self.limits)
         for batch in batches:
-            for place in batch.column(0).to_pylist():
-                name = self._index(fields[place])
-                yield pa.record_batch([[fields[place]], [name]], ["field", "name"])
+            for task in batch.column(0).to_pylist():
+                for field in fields[task :: self.tasks]:
+                    yield pa.record_batch([[field], [self._index(field)]], ["field", "name"])
 
     def _index(self, field: str) -> str:
         of_chunks = [_entries(path, field) for path in self.packed.paths]
         entries = pa.concat_tables(of_chunks)
-        base = value_ids(self.base, field, *_COLUMNS[2:]) if self.base else None
+        base = value_ids(self.base, field, "first_seen", "last_seen") if self.base else None
         known = number(entries, self.limits[field], base)
         place = pc.index_in(entries["value"], known["value"])
         ids = known["id"].take(place).fill_null(UNKNOWN).combine_chunks()
@@ -96,7 +99,7 @@ def index_fields(
         packed: The chunks.
         fields: All fields.
         base: Earlier features to grow.
-        staging: Where ``vocabulary`` goes.
+        staging: Receives ``vocabulary``.
 
     Returns:
         By field that was indexed, the file of its values' ids: see ``read_ids``.
@@ -110,25 +113,27 @@ def index_fields(
         name: packed.entry_bytes[name] + (base.vocabulary.memory(name) if base else 0)
         for name in of_field
     }
-    small = sorted((n for n in memory if memory[n] <= WORKER_BYTES), key=lambda n: -memory[n])
+    few = WORKER_BYTES // _COPIES
+    small = sorted((name for name in memory if memory[name] <= few), key=lambda name: -memory[name])
     logger.info("vocabularies made by one worker each: %s", ", ".join(small) or "none")
     if not small:
         return {}
-    tasks = min(len(small), spark.sparkContext.defaultParallelism)
-    dealt = [name for task in range(tasks) for name in small[task::tasks]]
     taken = base.vocabulary.sizes if base else {}
     indexer = _Indexer(
         packed=packed,
-        limits={name: Limits.of(of_field[name], taken.get(name, 0)) for name in dealt},
+        limits={name: Limits.of(of_field[name], taken.get(name, 0)) for name in small},
         base=storage.absolute(base.directory) if base else None,
-        vocabulary=storage.absolute(f"{staging}/{VOCABULARY}"),
+        vocabulary=f"{packed.directory}/{VOCABULARY}",
         ids=f"{packed.directory}/ids",
+        tasks=min(len(small), spark.sparkContext.defaultParallelism),
     )
     for directory in (indexer.vocabulary, indexer.ids):  # not by the tasks (see chunks.pack)
         storage.make_directory(directory)
-    places = spark.range(0, len(dealt), 1, tasks)
-    written = places.mapInArrow(in_worker(indexer.index), "field string, name string").collect()
-    storage.remove_others(indexer.vocabulary, {f"{row['name']}.parquet" for row in written})
+    tasks = spark.range(0, indexer.tasks, 1, indexer.tasks)
+    written = tasks.mapInArrow(in_worker(indexer.index), "field string, name string").collect()
+    # A task that lost against a second try may still be writing where it was told to.
+    files = [f"{row['name']}.parquet" for row in written]
+    storage.move_files(indexer.vocabulary, f"{staging}/{VOCABULARY}", files)
     return {row["field"]: f"{indexer.ids}/{row['name']}.arrow" for row in written}
 
 
@@ -138,7 +143,7 @@ def number(entries: pa.Table, limits: Limits, base: pa.Table | None = None) -> p
     Args:
         entries: Columns ``value, count, first_seen, last_seen``; a value may stand there often.
         limits: Which values are known.
-        base: The values of the vocabulary that grows, columns as returned; None for none.
+        base: The vocabulary that grows: ``value, id, first_seen, last_seen``; None for none.
 
     Returns:
         Columns ``value string, id int, count bigint, first_seen date, last_seen date``.
@@ -151,14 +156,14 @@ def number(entries: pa.Table, limits: Limits, base: pa.Table | None = None) -> p
         .rename_columns(_COUNTED)
     )
     new = counts.filter(pc.greater_equal(counts["count"], limits.min_count))
-    if base:
+    if base is not None:
         new = new.filter(pc.invert(pc.is_in(new["value"], base["value"])))
     # Arrow compares strings by their bytes, as Spark does.
     order = pc.sort_indices(new, [("count", "descending"), ("value", "ascending")])
     new = new.take(order[: max(0, limits.room)])
     ids = np.arange(len(new), dtype=np.int32) + np.int32(limits.last + 1)
     numbered = new.add_column(1, "id", pa.array(ids, pa.int32()))
-    if not base:
+    if base is None:
         return numbered
     now = counts.take(pc.index_in(base["value"], counts["value"]))
     known = [

@@ -33,8 +33,8 @@ class Profile:
         rows: Rows per split.
         positives: Labels that are 1 per split.
         label_range: Least and greatest label of the training rows.
-        edges: Per bucketised field the lower edges of all buckets but the first, ascending; none
-            where a base has them.
+        edges: Per bucketised field the lower edges of all buckets but the first, ascending; those
+            of quantiles are not looked for where a base has them.
         scales: Per numeric field, what is subtracted and what it is then divided by.
         truncated: Per multi-valued field and split, the share of rows with too many values.
         missing: Per numeric field and split, the share of rows without a value.
@@ -57,9 +57,9 @@ def profile_rows(rows: DataFrame, config: Config, fields: Sequence[FieldSpec]) -
     """
     observed, quantiles = observe(rows, quantile_columns(config))
     weights = [WEIGHT] if config.weight else []
-    names = [SPLIT, LABEL, *weights, *(field.name for field in fields)]
+    counted = [f.name for f in fields if f.kind not in ("categorical", "hashed")]
     tallies = (
-        with_coded_split(observed.select(names))
+        with_coded_split(observed.select(SPLIT, LABEL, *weights, *counted))
         .mapInArrow(in_worker(functools.partial(_tally, fields=fields)), "tally string")
         .collect()
     )
@@ -68,9 +68,8 @@ def profile_rows(rows: DataFrame, config: Config, fields: Sequence[FieldSpec]) -
 
 
 def _tally(batches: Batches, fields: Sequence[FieldSpec]) -> Batches:
-    for batch in batches:
-        tally = Tally.of(pa.Table.from_batches([batch]), fields)
-        yield pa.record_batch([[tally.to_json()]], ["tally"])
+    tally = Tally.total(Tally.of(pa.Table.from_batches([batch]), fields) for batch in batches)
+    yield pa.record_batch([[tally.to_json()]], ["tally"])
 
 
 def observe(
@@ -100,7 +99,7 @@ def quantile_columns(config: Config, fitted: Collection[str] = ()) -> dict[str, 
 
     Args:
         config: The run.
-        fitted: Fields that the base has: no edges are looked for.
+        fitted: Fields that the base has, and their edges with them.
     """
     wanted = {}
     for field in config.fields:

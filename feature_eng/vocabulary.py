@@ -86,7 +86,7 @@ def fit_vocabulary(
     options = {field.name: field for field in fields if isinstance(field, VocabularyOptions)}
     if not options:
         return dictionaries.sparkSession.createDataFrame([], _SCHEMA)
-    counts = _add_up(dictionaries)
+    counts = _add_up(dictionaries.where(F.col("field").isin(*options)))
     limits = {}
     for name, of in options.items():
         found = Limits.of(of, base.sizes.get(name, 0) if base else 0)

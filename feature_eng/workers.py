@@ -9,6 +9,7 @@ import stat
 import sys
 import zipimport
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 import pyarrow as pa
 
@@ -49,9 +50,8 @@ def _run(function: Callable[[Batches], Batches], batches: Batches) -> Iterator[p
 
 def _acknowledge() -> None:
     """Acknowledge at once what came over the sockets of this process, one of which is the JVM's."""
-    if not hasattr(socket, "TCP_QUICKACK"):  # Linux has it
-        return
-    for name in os.listdir("/proc/self/fd"):
+    opened = Path("/proc/self/fd")  # Linux has it, and the option
+    for name in os.listdir(opened) if opened.exists() else []:
         with contextlib.suppress(OSError):  # no socket, of no TCP, or closed by now
             if stat.S_ISSOCK(os.fstat(int(name)).st_mode):
                 with socket.socket(fileno=os.dup(int(name))) as of_process:

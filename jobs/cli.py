@@ -143,7 +143,10 @@ def _signals_first() -> Iterator[None]:
         cause: BaseException | None = error
         while cause and not isinstance(cause, SystemExit | KeyboardInterrupt):
             cause = cause.__context__
-        raise cause or error from None
+        if cause:
+            logger.debug("failed on the way out", exc_info=error)
+            raise cause from None
+        raise
 
 
 def explained(error: Exception) -> PipelineError | None:

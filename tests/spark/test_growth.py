@@ -78,12 +78,12 @@ def as_in_a_bundle(features: str, bundle: Path) -> str:
 
 
 def check_drift(
-    checks: list[CheckResult], known: dict[str, int], then: list[str], now: list[str]
+    checks: list[CheckResult], known: dict[str, int], oov: int, then: list[str], now: list[str]
 ) -> None:
     """Against the index over words by rank, 1, 2 to 3, 4 to 7, ..., of the base's vocabulary."""
 
     def shares(words: list[str]) -> dict[int, float]:
-        ranks = [known[word] - OOV for word in words if word in known]
+        ranks = [known[word] - oov for word in words if word in known]
         cells = Counter(int(math.log2(rank)) for rank in ranks)
         cells.update(range(-1, int(math.log2(len(known))) + 1))  # -1: missing
         return {cell: count - 0.5 for cell, count in cells.items()}
@@ -105,7 +105,10 @@ def check_drift(
     assert ("drift", "price") not in found  # a number has none
 
 
-def test_ids_never_move_and_other_fields_are_refused(spark: SparkSession, tmp_path: Path) -> None:
+@pytest.mark.parametrize("oov", [1, OOV])  # by one worker, and by Spark
+def test_ids_never_move_and_other_fields_are_refused(
+    spark: SparkSession, tmp_path: Path, oov: int
+) -> None:
     expected: dict[str, dict[str, Any]] = {}
     base, first = None, None
     known: dict[str, int] = {}
@@ -113,7 +116,7 @@ def test_ids_never_move_and_other_fields_are_refused(spark: SparkSession, tmp_pa
     for number in (1, 2):
         table = night(number)
         write_raw(tmp_path / f"raw-{number}", table)
-        run = config(tmp_path, number)
+        run = config(tmp_path, number, word={"num_oov_buckets": oov})
         manifest = build_features(spark, run, overwrite=False, base=base)
         train = [r["word"] for r in table.to_pylist() if r["s"] == "train"]
         counts = Counter(train)
@@ -124,7 +127,7 @@ def test_ids_never_move_and_other_fields_are_refused(spark: SparkSession, tmp_pa
                 expected[word] |= {"count": count, "last_seen": date(2026, 1, number)}
             elif count >= MIN_COUNT and len(expected) < MAX_SIZE:
                 expected[word] = {
-                    "id": 1 + OOV + len(expected),
+                    "id": 1 + oov + len(expected),
                     "count": count,
                     "first_seen": date(2026, 1, number),
                     "last_seen": date(2026, 1, number),
@@ -136,9 +139,9 @@ def test_ids_never_move_and_other_fields_are_refused(spark: SparkSession, tmp_pa
         }
         assert found == expected
         word, price, cost = manifest.fields
-        assert word.cardinality == 1 + OOV + len(expected)
+        assert word.cardinality == 1 + oov + len(expected)
         if base:
-            check_drift(manifest.checks, known, words, train)
+            check_drift(manifest.checks, known, oov, words, train)
             assert "change from 120 rows" in {check.check for check in manifest.checks}
         known, words = {value: entry["id"] for value, entry in expected.items()}, train
         first = first or (price.shift, price.scale, cost.edges)
@@ -147,7 +150,7 @@ def test_ids_never_move_and_other_fields_are_refused(spark: SparkSession, tmp_pa
     assert any(entry["count"] == 0 for entry in expected.values())  # gone, and still known
     assert len({entry["first_seen"] for entry in expected.values()}) > 1  # it did grow
     changed = config(tmp_path, 2, word={"num_oov_buckets": 5})
-    with pytest.raises(ConfigError, match="'word': oov_buckets is 5, but 3 in the base"):
+    with pytest.raises(ConfigError, match=f"'word': oov_buckets is 5, but {oov} in the base"):
         build_features(spark, changed, overwrite=True, base=base)
     with pytest.raises(DataError, match="no manifest at"):
         build_features(spark, run, overwrite=True, base=f"{tmp_path}/no")

@@ -34,12 +34,21 @@ SCHEMA = (
 
 
 def night(spark: SparkSession, number: int) -> DataFrame:
-    """Words, some of another alphabet; each night has new ones, and misses some of before."""
+    """Words, some of them of characters that UTF-16 has in another order than UTF-8.
+
+    Each night has new ones, and misses some of before.
+    """
     rng = random.Random(number)
 
     def word() -> str | None:
         rank = int(rng.paretovariate(0.7)) % 60 + 9 * number
-        return None if rng.random() < 0.1 else f"w{rank}" if rank % 3 else chr(0x4E00 + rank)
+        return (
+            None
+            if rng.random() < 0.1
+            else f"w{rank}"
+            if rank % 3
+            else chr((0xFF00, 0x1F600)[rank % 2] + rank)
+        )
 
     rows: list[Any] = []
     for row in range(600):
@@ -101,12 +110,12 @@ def test_what_is_large_or_hashed_is_left_to_spark(
     largest, *small = sorted(sizes, key=lambda name: -sizes[name])
     limit = sizes[small[0]]
     assert sizes[largest] > limit > 0
-    monkeypatch.setattr("feature_eng.indexing.WORKER_BYTES", limit)
+    monkeypatch.setattr("feature_eng.indexing.WORKER_BYTES", 4 * limit)
     assert index_fields(spark, chunks, fields, None, str(tmp_path)).keys() == set(small)
     assert f"one worker each: {', '.join(small)}" in caplog.text
     monkeypatch.setattr("feature_eng.indexing.WORKER_BYTES", -1)
     assert index_fields(spark, chunks, fields, None, str(tmp_path)) == {}
     assert "one worker each: none" in caplog.text
     grown = Base(str(tmp_path), Manifest.model_construct(), read_vocabulary(spark, str(tmp_path)))
-    monkeypatch.setattr("feature_eng.indexing.WORKER_BYTES", limit)
+    monkeypatch.setattr("feature_eng.indexing.WORKER_BYTES", 4 * limit)
     assert index_fields(spark, chunks, fields, grown, f"{tmp_path}/next").keys() == {"none"}

@@ -49,7 +49,7 @@ def test_what_a_signal_raised_ends_a_job(
 
     def run(*_: object) -> list[Stage]:
         try:
-            raise raised
+            raise raised from ValueError("the one before it")
         finally:
             if not isinstance(raised, Exception):
                 raise AttributeError("'NoneType' object has no attribute 'setCallSite'")
@@ -63,6 +63,7 @@ def test_what_a_signal_raised_ends_a_job(
         signal.signal(signal.SIGTERM, before)
     assert ended.value.code == code
     assert told in capsys.readouterr().err + caplog.text
+    assert ("the one before it" in caplog.text) == (code == 1)
 
 
 @pytest.mark.parametrize("python", [ClientServer, JavaGateway])
