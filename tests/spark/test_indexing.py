@@ -42,13 +42,9 @@ def night(spark: SparkSession, number: int) -> DataFrame:
 
     def word() -> str | None:
         rank = int(rng.paretovariate(0.7)) % 60 + 9 * number
-        return (
-            None
-            if rng.random() < 0.1
-            else f"w{rank}"
-            if rank % 3
-            else chr((0xFF00, 0x1F600)[rank % 2] + rank)
-        )
+        if rng.random() < 0.1:
+            return None
+        return f"w{rank}" if rank % 3 else chr((0xFF00, 0x1F600)[rank % 2] + rank)
 
     rows: list[Any] = []
     for row in range(600):
