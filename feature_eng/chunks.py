@@ -105,7 +105,9 @@ def pack(rows: DataFrame, fields: Sequence[FieldSpec], directory: str) -> Packed
 def _pack_partition(batches: Batches, fields: Sequence[FieldSpec], directory: str) -> Batches:
     for rows in _chunks(batches, sum(field.length for field in fields)):
         chunk, memory = uuid.uuid4().int >> 65, []
-        columns = {name: rows[name] for name in rows.column_names if name != DAY}
+        texts = {field.name for field in fields if field.has_vocabulary}
+        others = [name for name in rows.column_names if name not in {*texts, DAY}]
+        columns = {name: rows[name].combine_chunks() for name in others}
         order = rows[ORDER].to_numpy().view(np.uint64).copy()
         trains = rows[SPLIT].to_numpy() == 0
         # As floats also where none is null: fmin.at takes integers one by one.
@@ -166,19 +168,19 @@ def _chunks(batches: Batches, slots: int) -> Iterator[pa.Table]:
         held.append(batch)
         size += max(batch.nbytes, 4 * slots * len(batch))
         if size >= WORKER_BYTES:
-            yield pa.Table.from_batches(held).combine_chunks()
+            yield pa.Table.from_batches(held)
             held, size = [], 0
     if any(len(batch) for batch in held):
-        yield pa.Table.from_batches(held).combine_chunks()
+        yield pa.Table.from_batches(held)
 
 
 def _coded(column: pa.ChunkedArray, field: FieldSpec) -> tuple[Array, pa.Array]:
     """Codes [n, L], and the value of each code in the order in which they came."""
-    values = column.combine_chunks()
     if field.kind == "categorical":
-        encoded = values.dictionary_encode()
-        codes = encoded.indices.fill_null(PADDING).to_numpy(zero_copy_only=False)
-        return codes.reshape(-1, 1), encoded.dictionary
+        parts = column.dictionary_encode().unify_dictionaries().chunks
+        codes = pa.chunked_array([part.indices for part in parts]).fill_null(PADDING)
+        return codes.to_numpy().reshape(-1, 1), parts[0].dictionary
+    values = column.combine_chunks()
     row, place = places(values)
     kept = place < field.length
     encoded = pc.list_flatten(values).filter(pa.array(kept)).dictionary_encode()
@@ -197,14 +199,18 @@ def places(lists: pa.ListArray) -> tuple[Array, Array]:
 
 def _count(codes_nL: Array, size: int, trains: Array, days: Array) -> tuple[Array, ...]:
     """Per code the training rows that hold it, and the first and last day of these."""
-    row, place = np.nonzero((codes_nL != PADDING) & trains[:, np.newaxis])
-    code = codes_nL[row, place]
-    if codes_nL.shape[1] > 1:  # a row counts once for a value that it holds twice
-        row, code = np.divmod(np.unique(row * size + code), size)
+    trained_nL, days = codes_nL[trains], days[trains]
+    if trained_nL.shape[1] == 1:
+        held = trained_nL[:, 0] != PADDING
+        code, days = trained_nL[held, 0], days[held]
+    else:  # a row counts once for a value that it holds twice
+        row, place = np.nonzero(trained_nL != PADDING)
+        row, code = np.divmod(np.unique(row * size + trained_nL[row, place]), size)
+        days = days[row]
     first, last = np.full(size, np.inf), np.full(size, -np.inf)
     if not np.isnan(days).all():
-        np.fmin.at(first, code, days[row])
-        np.fmax.at(last, code, days[row])
+        np.fmin.at(first, code, days)
+        np.fmax.at(last, code, days)
     return np.bincount(code, minlength=size), first, last
 
 

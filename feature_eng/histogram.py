@@ -65,8 +65,9 @@ def _cells(ids: npt.NDArray[np.int32], field: FieldSpec, cardinality: int) -> Ar
         shared = max(1.0, field.oov_buckets / _HASH_CELLS)
         cells = 2 + ((ids - UNKNOWN) / shared).astype(np.int64)
     else:
-        # frexp: rank = fraction * 2**exponent, fraction in [0.5, 1)
-        cells = 1 + np.frexp(np.maximum(ids - field.first_known + 1, 1))[1].astype(np.int64)
+        # The exponent of a float64, which holds any rank: 2**e <= rank < 2**(e + 1).
+        ranks = np.maximum(ids - field.first_known + 1, 1).astype(np.float64)
+        cells = 2 + (ranks.view(np.int64) >> 52) - 1023
         cells[(ids < field.first_known) | (ids >= cardinality)] = 1
     cells[ids == MISSING] = 0
     return cells
