@@ -177,7 +177,7 @@ def _chunks(batches: Batches, slots: int) -> Iterator[pa.Table]:
 def _coded(column: pa.ChunkedArray, field: FieldSpec) -> tuple[Array, pa.Array]:
     """Codes [n, L], and the value of each code in the order in which they came."""
     if field.kind == "categorical":
-        parts = column.dictionary_encode().unify_dictionaries().chunks
+        parts = column.dictionary_encode().chunks  # of one dictionary, that of the column
         codes = pa.chunked_array([part.indices for part in parts]).fill_null(PADDING)
         return codes.to_numpy().reshape(-1, 1), parts[0].dictionary
     values = column.combine_chunks()
