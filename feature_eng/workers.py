@@ -28,7 +28,7 @@ def in_worker(
     later import asks for is opened again.
 
     At the end of every task Spark has Python look for garbage among all objects that there are
-    (gc.collect in pyspark.daemon), 0.05 s of a core with the modules that are loaded here. What
+    (gc.collect in pyspark.daemon), 0.07 s of a core with the modules that are loaded here. What
     has outlived a task will outlive the next: it is looked through once.
 
     Between what to do and the rows of a task, sent one after the other, the JVM's kernel waits for
