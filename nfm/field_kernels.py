@@ -10,7 +10,7 @@ X = rows of the table that the batch reads.
 import numpy as np
 from numba import njit, prange
 
-from nfm.kernels import first_of
+from nfm.kernels import first_of, row_of
 from nfm.row_kernels import (
     ADAM,
     AHEAD,
@@ -62,6 +62,7 @@ def gradient(
     """
     distinct, width = len(index_U), weight_XD.shape[1]
     slots, x_N = x_BS.shape[1], x_BS.reshape(-1)
+    per_slot = 1 / slots
     for piece in prange(PIECES):
         grad = np.empty(width, weight_XD.dtype)
         for u in range(first_of(piece, start), first_of(piece + 1, start)):
@@ -79,7 +80,8 @@ def gradient(
                 if x == 0:
                     continue
                 count += 1
-                of_field = grad_BFD[at // slots, field_S[at % slots]]
+                b = row_of(at, per_slot)
+                of_field = grad_BFD[b, field_S[at - b * slots]]
                 for d in range(width):
                     grad[d] += x * of_field[d]
             row = weight_XD[index_U[u]]

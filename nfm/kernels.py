@@ -9,10 +9,23 @@ Shapes: B = rows of the batch, S = slots, N = B * S, K = factors, D = K + 1, U =
 X = rows of the table that the batch reads (the whole table, or a copy of the distinct rows).
 """
 
+from typing import Any
+
 import numpy as np
 from numba import njit, prange
 
-from nfm.row_kernels import ADAM, AHEAD, FAST, KEEP, MOMENTUM, PIECES, Array, prefetch_row, step_row
+from nfm.row_kernels import (
+    ADAM,
+    AHEAD,
+    AHEAD_IN_BATCH,
+    FAST,
+    KEEP,
+    MOMENTUM,
+    PIECES,
+    Array,
+    prefetch_row,
+    step_row,
+)
 
 _HASH = np.uint32(2654435769)  # 2**32 / golden ratio: spreads consecutive ids
 # Fetching and stepping a row, in units of adding one occurrence to its gradient.
@@ -188,6 +201,18 @@ def first_of(piece: int, start: Array) -> int:
     return low
 
 
+@njit(nogil=True, cache=True)
+def row_of(position: Any, per_slot: float) -> Any:
+    """``position // slots``, of 31 bits, with ``per_slot`` = 1 / slots: a division takes longer."""
+    return np.int64((position + 0.5) * per_slot)
+
+
+@njit(nogil=True, cache=True)
+def _any(l1_D: Array, l2_D: Array) -> bool:
+    """Whether there is a penalty; on one thread, as the loops of its caller would not be."""
+    return bool(np.any(l1_D != 0) or np.any(l2_D != 0))
+
+
 @njit(parallel=True, nogil=True, fastmath=FAST, cache=True)
 def pool_gradient(
     weight_XD: Array,
@@ -215,14 +240,14 @@ def pool_gradient(
     state of the rows and the constants as ``step_rows`` takes them.
     """
     distinct, width = len(index_U), weight_XD.shape[1]
-    (rows, factors), slots = sum_BK.shape, x_BS.shape[1]
+    (rows, factors), per_slot = sum_BK.shape, 1 / x_BS.shape[1]
     x_N, last = x_BS.reshape(-1), len(positions_N) - 1
     both_BK2 = np.empty((rows, 2 * factors), weight_XD.dtype)  # g s beside g: one place to look
     for b in prange(rows):
         for k in range(factors):
             both_BK2[b, k] = grad_pooled_BK[b, k] * sum_BK[b, k]
             both_BK2[b, factors + k] = grad_pooled_BK[b, k]
-    penalised = np.any(l1_D != 0) or np.any(l2_D != 0)
+    penalised = _any(l1_D, l2_D)
     for piece in prange(PIECES):
         grad = np.empty(width, weight_XD.dtype)
         squares = np.empty(factors, weight_XD.dtype)
@@ -238,11 +263,13 @@ def pool_gradient(
             count = 0
             for j in range(start[u], start[u + 1]):
                 prefetch_row(x_N, positions_N[min(j + AHEAD, last)])
+                soon = positions_N[min(j + AHEAD_IN_BATCH, last)]
+                prefetch_row(both_BK2, row_of(soon, per_slot))
                 x = x_N[positions_N[j]]
                 if x == 0:
                     continue
                 count += 1
-                b = positions_N[j] // slots
+                b = row_of(positions_N[j], per_slot)
                 both = both_BK2[b]
                 for k in range(factors):
                     grad[k] += x * both[k]

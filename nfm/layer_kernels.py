@@ -6,7 +6,7 @@ Forwards, one sweep over [B, H] sums its columns and one writes the result; back
 sums the gradient's columns and one takes out what flows through mean and variance. Column sums are
 added up in float64, first over fixed pieces of the rows: so they depend neither on the distance of
 the values from zero nor on the number of threads. Dropout's mask is a function of a seed and of an
-element's place, so it is never stored: the way back computes it again.
+element's place, so it is never stored: the way back computes it again, or sees it in the result.
 
 Shapes: B = rows of the batch, H = columns, O = outputs of a linear layer; ``norm_4H`` holds the
 rows mean, weight * rstd, bias and rstd, where rstd = 1 / sqrt(var + eps): the result is
@@ -135,6 +135,7 @@ def forward(
 def backward(
     grad_BH: Array,
     x_BH: Array,
+    y_BH: Array,
     norm_4H: Array,
     relu: bool,
     dropped: int,
@@ -143,12 +144,15 @@ def backward(
 ) -> Array:
     """The gradient before dropout and activation; writes ``out_BH``.
 
+    ``y_BH`` is what ``forward`` wrote. Where it rectified, a 0 there tells what was dropped or
+    negative, and no mask is computed again; without, a 0 may also be a result.
+
     Returns:
         Its sum and its product with the normalised x, summed, of each column: the gradients of
         bias and weight, float64 [2 H].
     """
     rows, width = x_BH.shape
-    mean_H, scale_H, bias_H = norm_4H[0], norm_4H[1], norm_4H[2]
+    mean_H = norm_4H[0]
     zero, kept = x_BH.dtype.type(0), x_BH.dtype.type(_HASHES / (_HASHES - dropped))
     threshold = np.uint32(dropped)
     partial = np.empty((_CHUNKS, 2 * width))
@@ -157,10 +161,10 @@ def backward(
         for b in range(chunk * rows // _CHUNKS, (chunk + 1) * rows // _CHUNKS):
             for h in range(width):
                 g = grad_BH[b, h]
-                if dropped > 0:
+                if relu:
+                    g *= zero if y_BH[b, h] == 0 else kept
+                elif dropped > 0:
                     g *= kept if _hash(seed, b * width + h) >= threshold else zero
-                if relu and (x_BH[b, h] - mean_H[h]) * scale_H[h] + bias_H[h] <= 0:
-                    g = zero
                 out_BH[b, h] = g
             for h in range(width):
                 g = np.float64(out_BH[b, h])

@@ -237,18 +237,20 @@ class _Fused(torch.autograd.Function):
         seed = draw_seed() if dropped else 0
         out_BH = torch.empty_like(x_BH)
         kernels.forward(x_BH.numpy(), norm_4H, relu, dropped, seed, out_BH.numpy())
-        ctx.save_for_backward(x_BH)
+        ctx.save_for_backward(x_BH, out_BH)
         ctx.norm, ctx.rows, ctx.arguments = norm, rows, (norm_4H, relu, dropped, seed)
         return out_BH
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[torch.Tensor | None, ...]:
-        (x_BH,) = ctx.saved_tensors
+        x_BH, out_BH = ctx.saved_tensors
         x, grad_BH = x_BH.numpy(), torch.empty_like(x_BH)
         norm_4H, relu, dropped, seed = ctx.arguments
         grad = grads[0].contiguous().numpy()
         sums = torch.from_numpy(
-            kernels.backward(grad, x, norm_4H, relu, dropped, seed, grad_BH.numpy())
+            kernels.backward(
+                *(grad, x, out_BH.numpy(), norm_4H, relu, dropped, seed, grad_BH.numpy())
+            )
         )
         if ctx.norm is None:
             return grad_BH, None, None, None, None, None

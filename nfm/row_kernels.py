@@ -24,6 +24,8 @@ FAST = {"reassoc", "contract", "arcp", "nsz"}
 PIECES = 64
 # How many rows are asked of memory ahead of their use: measured, 8 to 16 are alike.
 AHEAD = 12
+# The same of rows that the batch itself brought, which lie nearer.
+AHEAD_IN_BATCH = 4
 _CACHE_LINE = 64  # bytes
 
 

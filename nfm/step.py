@@ -106,13 +106,13 @@ class TrainStep:
         loss_B = self.objective.row_losses(logits_B, batch.label_B.to(logits_B.dtype))
         if batch.weight_B is not None:
             loss_B = loss_B * batch.weight_B.to(loss_B.dtype)
-        loss = loss_B.sum()
         self.dense.zero_gradients()
-        (loss / all_rows).backward()
+        loss_B.backward(torch.full_like(loss_B, 1 / all_rows))
         # A model may have no use for a part of it.
         grads = tuple(torch.zeros_like(p) if p.grad is None else p.grad for p in read)
+        loss = loss_B.detach().sum()
         extreme = ~(_reach(batch.x_BS.flatten(), grads) < self.safe_reach)  # also where it is NaN
-        told = loss.detach(), extreme.to(loss.dtype), loss.new_tensor(float(stop))
+        told = loss, extreme.to(loss.dtype), loss.new_tensor(float(stop))
         summed_later = self.dense.sum_gradients(self.workers, told)
         penalties = self.l1_D / all_rows, self.l2_D / all_rows
         self.table.send(self.lookup, Upstream(grads, *penalties))
@@ -220,8 +220,8 @@ def _reach(x_N: torch.Tensor, grads: Tensors) -> torch.Tensor:
         x_N: Values of the features in all slots of the batch.
         grads: The gradient at what the model read.
     """
-    size = torch.stack([torch.linalg.vector_norm(grad) for grad in grads]).sum()
-    return (len(x_N) + x_N.dot(x_N)) * size
+    squares = [flat.dot(flat) for flat in map(torch.flatten, grads)]
+    return (len(x_N) + x_N.dot(x_N)) * torch.stack(squares).sum().sqrt()
 
 
 def _copy(tensors: list[torch.Tensor], into: list[torch.Tensor]) -> None:
