@@ -1,15 +1,10 @@
-"""The layers of the model family.
-
-What follows the pooling and every linear layer has two implementations of one thing: plain torch
-on any device, and on a CPU the compiled loops of ``nfm.layer_kernels``; the tests hold one against
-the other.
+"""The layers of the model family, in plain torch; on a CPU ``nfm.chain`` computes them.
 
 Shapes: B = rows of a batch, S = slots, K = embedding dimension, H = units of a layer.
 """
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -172,92 +167,19 @@ class NormActDropout(nn.Module):
         norm: The batch norm, if there is one.
         activation: A key of ``ACTIVATIONS``, if there is one.
         dropout: Probability of dropping an element, in [0, 1).
-        compiled: Whether compiled loops do it (CPU only), or plain torch. What is neither training
-            nor a prediction, but has a gradient, is plain torch's.
     """
 
-    def __init__(
-        self, norm: BatchNorm | None, activation: str | None, dropout: float, *, compiled: bool
-    ) -> None:
+    def __init__(self, norm: BatchNorm | None, activation: str | None, dropout: float) -> None:
         super().__init__()
         self.norm = norm
         self.activation = ACTIVATIONS[activation]() if activation else nn.Identity()
         self.dropout = Dropout(dropout)
-        self.compiled = compiled
 
     def forward(self, x_BH: torch.Tensor) -> torch.Tensor:
         """Apply the three to [B, H]."""
-        if not self.compiled or (torch.is_grad_enabled() and not self.training):
-            normal_BH = x_BH if self.norm is None else self.norm(x_BH)
-            out: torch.Tensor = self.dropout(self.activation(normal_BH))
-            return out
-        dropped = self.dropout.dropped if self.training else 0
-        if isinstance(self.activation, nn.ReLU | nn.Identity):
-            return _fused(x_BH, self.norm, isinstance(self.activation, nn.ReLU), dropped)
-        # torch's tanh and sigmoid use vector instructions, a compiled loop's would not.
-        active_BH = self.activation(_fused(x_BH, self.norm, False, 0))
-        return _fused(active_BH, None, False, dropped)
-
-
-def _fused(x_BH: torch.Tensor, norm: BatchNorm | None, relu: bool, dropped: int) -> torch.Tensor:
-    if norm is None and not relu and not dropped:
-        return x_BH
-    parameters = (None, None) if norm is None else (norm.weight, norm.bias)
-    out: torch.Tensor = _Fused.apply(x_BH, *parameters, norm, relu, dropped)  # type: ignore[no-untyped-call]
-    return out
-
-
-class _Fused(torch.autograd.Function):
-    """Batch norm, ReLU and dropout, each if asked for, as one operation in compiled loops."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x_BH: torch.Tensor,
-        weight_H: torch.Tensor | None,
-        bias_H: torch.Tensor | None,
-        norm: BatchNorm | None,
-        relu: bool,
-        dropped: int,
-    ) -> torch.Tensor:
-        x_BH = x_BH.detach().contiguous()
-        if norm is None or weight_H is None or bias_H is None:
-            norm_4H = np.zeros((4, x_BH.shape[1]), x_BH.numpy().dtype)
-            norm_4H[1] = 1
-            rows = 0.0
-        else:
-            learnt = weight_H.detach().numpy(), bias_H.detach().numpy(), norm.EPS
-            running = norm.running_mean.numpy(), norm.running_var.numpy()
-            if norm.training:
-                sums = norm.sum(torch.from_numpy(kernels.column_sums(x_BH.numpy())), "forward")
-                rows = float(sums[-1])
-                norm_4H = kernels.normaliser(sums.numpy(), *learnt, *running, norm.momentum)
-            else:
-                rows, norm_4H = 0.0, kernels.running_normaliser(*learnt, *running)
-        seed = draw_seed() if dropped else 0
-        out_BH = torch.empty_like(x_BH)
-        kernels.forward(x_BH.numpy(), norm_4H, relu, dropped, seed, out_BH.numpy())
-        ctx.save_for_backward(x_BH, out_BH)
-        ctx.norm, ctx.rows, ctx.arguments = norm, rows, (norm_4H, relu, dropped, seed)
-        return out_BH
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[torch.Tensor | None, ...]:
-        x_BH, out_BH = ctx.saved_tensors
-        x, grad_BH = x_BH.numpy(), torch.empty_like(x_BH)
-        norm_4H, relu, dropped, seed = ctx.arguments
-        grad = grads[0].contiguous().numpy()
-        sums = torch.from_numpy(
-            kernels.backward(
-                *(grad, x, out_BH.numpy(), norm_4H, relu, dropped, seed, grad_BH.numpy())
-            )
-        )
-        if ctx.norm is None:
-            return grad_BH, None, None, None, None, None
-        grad_bias_H, grad_weight_H = sums.to(x_BH.dtype).chunk(2)
-        total = ctx.norm.sum(sums, "backward").numpy()
-        kernels.through_statistics(grad_BH.numpy(), x, norm_4H, total, max(ctx.rows, 1.0))
-        return grad_BH, grad_weight_H, grad_bias_H, None, None, None
+        normal_BH = x_BH if self.norm is None else self.norm(x_BH)
+        out: torch.Tensor = self.dropout(self.activation(normal_BH))
+        return out
 
 
 class HiddenLayer(nn.Module):

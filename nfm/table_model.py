@@ -8,6 +8,7 @@ from torch import nn
 
 from conf.manifest import FieldSpec
 from conf.training import ModelConfig
+from nfm.chain import Chain, Layer
 from nfm.collectives import Alone, Collectives
 from nfm.layers import BatchNorm, HiddenLayer, Linear, NormActDropout
 from nfm.lookup import Reading
@@ -66,9 +67,7 @@ class Layers:
         """
         momentum = self.config.batch_norm_momentum
         norm = BatchNorm(width, name=name, workers=self.together, momentum=momentum)
-        return NormActDropout(
-            norm if self.normalised else None, activation, dropout, compiled=self.compiled
-        )
+        return NormActDropout(norm if self.normalised else None, activation, dropout)
 
     def hidden(self, inputs: int, depth: int) -> HiddenLayer:
         """The layer number ``depth`` of ``model.hidden``, on vectors of width ``inputs``."""
@@ -83,6 +82,10 @@ class Layers:
         widths = [inputs, *self.config.hidden]
         hidden = (self.hidden(width, depth) for depth, width in enumerate(widths[:-1]))
         return nn.Sequential(*hidden), prediction(widths[-1])
+
+    def chain(self, *layers: Layer) -> Chain:
+        """Layers that follow each other without anything between."""
+        return Chain(layers, compiled=self.compiled)
 
 
 def prediction(inputs: int) -> Linear:

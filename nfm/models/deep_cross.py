@@ -24,11 +24,12 @@ class ResidualUnit(nn.Module):
         self.outer = Linear(layers.config.hidden[depth], inputs)
         nn.init.xavier_normal_(self.outer.weight)
         nn.init.zeros_(self.outer.bias)
+        self.change = layers.chain(self.inner, self.outer)
         self.activation = ACTIVATIONS[layers.config.activation]()
 
     def forward(self, x_BC: torch.Tensor) -> torch.Tensor:
         """Apply the unit; the width stays."""
-        out: torch.Tensor = self.activation(x_BC + self.outer(self.inner(x_BC)))
+        out: torch.Tensor = self.activation(x_BC + self.change(x_BC))
         return out
 
 

@@ -26,6 +26,7 @@ class Model(TableModel):
     def __init__(self, config: ModelConfig, fields: Sequence[FieldSpec], layers: Layers) -> None:
         super().__init__(config, fields, layers)
         self.hidden, self.prediction = layers.mlp(len(fields) * (config.embedding_dim + 1))
+        self.deep_part = layers.chain(*self.hidden, self.prediction)
 
     def forward(self, fields_BFD: torch.Tensor) -> torch.Tensor:
         """Predict.
@@ -36,5 +37,5 @@ class Model(TableModel):
         Returns:
             Logits (or predicted values) [B].
         """
-        deep_B1: torch.Tensor = self.prediction(self.hidden(fields_BFD.flatten(start_dim=1)))
+        deep_B1: torch.Tensor = self.deep_part(fields_BFD.flatten(start_dim=1))
         return self.bias + deep_B1.squeeze(-1)

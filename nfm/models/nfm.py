@@ -26,6 +26,7 @@ class Model(TableModel):
         super().__init__(config, fields, layers)
         self.pooled = layers.after(config.embedding_dim, "norm.pooled", None, config.bi_dropout)
         self.hidden, self.prediction = layers.mlp(config.embedding_dim)
+        self.deep_part = layers.chain(self.pooled, *self.hidden, self.prediction)
 
     def forward(self, linear_B: torch.Tensor, pooled_BK: torch.Tensor) -> torch.Tensor:
         """Predict.
@@ -37,5 +38,5 @@ class Model(TableModel):
         Returns:
             Logits (or predicted values) [B].
         """
-        deep_B1: torch.Tensor = self.prediction(self.hidden(self.pooled(pooled_BK)))
+        deep_B1: torch.Tensor = self.deep_part(pooled_BK)
         return self.bias + linear_B + deep_B1.squeeze(-1)

@@ -27,6 +27,7 @@ class Model(TableModel):
         super().__init__(config, fields, layers)
         self.deep = [at for at, spec in enumerate(fields) if spec.name not in config.wide_only]
         self.hidden, self.prediction = layers.mlp(len(self.deep) * config.embedding_dim)
+        self.deep_part = layers.chain(*self.hidden, self.prediction)
 
     def forward(self, fields_BFD: torch.Tensor) -> torch.Tensor:
         """Predict.
@@ -38,5 +39,5 @@ class Model(TableModel):
             Logits (or predicted values) [B].
         """
         embeddings_BEK = fields_BFD[:, self.deep, :-1]
-        deep_B1: torch.Tensor = self.prediction(self.hidden(embeddings_BEK.flatten(start_dim=1)))
+        deep_B1: torch.Tensor = self.deep_part(embeddings_BEK.flatten(start_dim=1))
         return self.bias + fields_BFD[..., -1].sum(dim=1) + deep_B1.squeeze(-1)
