@@ -1,13 +1,13 @@
 """Layers that follow each other, as one operation in compiled loops and matrix products.
 
-The CPU's twin of ``nfm.layers``, whose plain torch the tests hold it against. Through each layer by
-itself autograd's way took longer than the layer.
+On a CPU the twin of ``nfm.layers``, whose plain torch the tests hold it against. As operations of
+their own, autograd's way from one small layer to the next took longer than the layer.
 
 Shapes: B = rows of a batch, H = units of a layer.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -15,16 +15,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 from nfm import layer_kernels as kernels
 from nfm.layers import BatchNorm, Dropout, HiddenLayer, Linear, NormActDropout, draw_seed
 
 Layer = Linear | NormActDropout | HiddenLayer
-# What an activation's gradient is multiplied by, of its result.
-_SLOPES: dict[type[nn.Module], Callable[[torch.Tensor], torch.Tensor]] = {
-    nn.Tanh: lambda y: 1 - y * y,
-    nn.Sigmoid: lambda y: y * (1 - y),
-}
+# From the gradient of an activation's result, and the result, to that of what it was given.
+_CURVES = {nn.Tanh: torch.ops.aten.tanh_backward, nn.Sigmoid: torch.ops.aten.sigmoid_backward}
 
 
 class Chain:
@@ -38,23 +36,27 @@ class Chain:
     """
 
     def __init__(self, layers: Sequence[Layer], *, compiled: bool) -> None:
-        self.layers, self.compiled = layers, compiled
-        self.steps = [step for layer in layers for step in _steps_of(layer)]
-        self.parameters = [parameter for step in self.steps for parameter in step.parameters]
+        self.layers = layers
+        self.steps = [step for layer in layers for step in _steps_of(layer)] if compiled else []
 
     def __call__(self, x_BH: torch.Tensor) -> torch.Tensor:
         """Apply the layers."""
-        predicts_or_trains = self.layers[0].training or not torch.is_grad_enabled()
-        if self.compiled and self.steps and predicts_or_trains:
-            out: torch.Tensor = _InTurn.apply(x_BH, self.steps, *self.parameters)  # type: ignore[no-untyped-call]
-            return out
-        for layer in self.layers:
-            x_BH = layer(x_BH)
+        learns = torch.is_grad_enabled()
+        if not self.steps or (learns and not self.layers[0].training):
+            for layer in self.layers:
+                x_BH = layer(x_BH)
+        elif learns:
+            parameters = [parameter for step in self.steps for parameter in step.parameters()]
+            x_BH = _InTurn.apply(x_BH, self.steps, *parameters)  # type: ignore[no-untyped-call]
+        else:
+            x_BH = x_BH.detach().contiguous()
+            for step in self.steps:
+                x_BH, _ = step.forward(x_BH)
         return x_BH
 
 
 class _InTurn(torch.autograd.Function):
-    """The steps of a chain, forwards and backwards."""
+    """The steps of a chain in training, forwards and backwards."""
 
     @staticmethod
     def forward(
@@ -69,6 +71,7 @@ class _InTurn(torch.autograd.Function):
         return passed[-1]
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Any) -> tuple[torch.Tensor | None, ...]:
         grad_BH: torch.Tensor = grads[0].contiguous()
         learnt: list[torch.Tensor] = []
@@ -80,13 +83,11 @@ class _InTurn(torch.autograd.Function):
 
 
 class _Step(ABC):
-    """A part of a chain, without autograd.
+    """A part of a chain, without autograd."""
 
-    Attributes:
-        parameters: What it learns.
-    """
-
-    parameters: Sequence[nn.Parameter] = ()
+    def parameters(self) -> list[nn.Parameter]:
+        """What it learns."""
+        return []
 
     @abstractmethod
     def forward(self, x_BH: torch.Tensor) -> tuple[torch.Tensor, Any]:
@@ -103,7 +104,10 @@ class _Product(_Step):
     """A linear layer."""
 
     def __init__(self, linear: Linear) -> None:
-        self.linear, self.parameters = linear, list(linear.parameters())
+        self.linear = linear
+
+    def parameters(self) -> list[nn.Parameter]:
+        return list(self.linear.parameters())
 
     def forward(self, x_BH: torch.Tensor) -> tuple[torch.Tensor, None]:
         return self.linear(x_BH), None
@@ -119,7 +123,7 @@ class _Curve(_Step):
     """Tanh or sigmoid by torch, whose vector instructions a compiled loop would not use."""
 
     def __init__(self, activation: nn.Module) -> None:
-        self.activation, self.slope = activation, _SLOPES[type(activation)]
+        self.activation = activation
 
     def forward(self, x_BH: torch.Tensor) -> tuple[torch.Tensor, None]:
         return self.activation(x_BH), None
@@ -127,7 +131,7 @@ class _Curve(_Step):
     def backward(
         self, grad_BH: torch.Tensor, x_BH: torch.Tensor, y_BH: torch.Tensor, note: None
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        return grad_BH * self.slope(y_BH), []
+        return _CURVES[type(self.activation)](grad_BH, y_BH), []
 
 
 @dataclass(frozen=True)
@@ -145,11 +149,12 @@ class _NormReluDropout(_Step):
 
     def __init__(self, norm: BatchNorm | None, relu: bool, dropout: Dropout | None) -> None:
         self.norm, self.relu, self.dropout = norm, relu, dropout
-        self.parameters = [] if norm is None else [norm.weight, norm.bias]
+
+    def parameters(self) -> list[nn.Parameter]:
+        return [] if self.norm is None else [self.norm.weight, self.norm.bias]
 
     def forward(self, x_BH: torch.Tensor) -> tuple[torch.Tensor, _Drawn | None]:
-        drops = self.dropout is not None and self.dropout.training
-        dropped = self.dropout.dropped if self.dropout is not None and drops else 0
+        dropped = self.dropout.dropped if self.dropout and self.dropout.training else 0
         if self.norm is None and not self.relu and not dropped:
             return x_BH, None
         norm_4H, rows = self._normaliser(x_BH)
@@ -184,7 +189,7 @@ class _NormReluDropout(_Step):
         return kernels.normaliser(sums, *learnt, *running, norm.momentum), sums[-1]
 
     def _summed(self, sums: kernels.Array, direction: str) -> kernels.Array:
-        """Column sums of all the workers that batch norm sums with."""
+        """Column sums over the workers of batch norm; one alone does not make tensors of them."""
         if self.norm is None or self.norm.workers.size == 1:
             return sums
         return self.norm.sum(torch.from_numpy(sums), direction).numpy()

@@ -162,7 +162,7 @@ def backward(
             for h in range(width):
                 g = grad_BH[b, h]
                 if relu:
-                    g *= zero if y_BH[b, h] == 0 else kept
+                    g = zero if y_BH[b, h] == 0 else g * kept
                 elif dropped > 0:
                     g *= kept if _hash(seed, b * width + h) >= threshold else zero
                 out_BH[b, h] = g

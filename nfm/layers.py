@@ -1,4 +1,6 @@
-"""The layers of the model family, in plain torch; on a CPU ``nfm.chain`` computes them.
+"""The layers of the model family, in plain torch.
+
+Where one follows the other, ``nfm.chain`` computes them on a CPU.
 
 Shapes: B = rows of a batch, S = slots, K = embedding dimension, H = units of a layer.
 """

@@ -59,7 +59,7 @@ def bundle_of(
     """A bundle whose weights, batch norm's among them, are drawn."""
     config = make_config(root, *overrides)
     torch.manual_seed(3)
-    model = build_model(config.model, FIELDS, Alone()).to(dtype).eval()
+    model = build_model(config.model, FIELDS, Alone(), compiled=True).to(dtype).eval()
     with torch.no_grad():
         for tensor in model.state_dict().values():
             tensor += 0.3 * torch.rand_like(tensor)
