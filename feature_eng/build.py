@@ -30,6 +30,7 @@ from feature_eng.chunks import Packed, pack
 from feature_eng.encode import local_ids
 from feature_eng.fields import fitted_specs, unfitted_specs, with_rates
 from feature_eng.indexing import index_fields
+from feature_eng.parquet_texts import text_columns
 from feature_eng.profile import Profile, make_profile, observe, quantile_columns
 from feature_eng.raw import KEYS, read_raw, rows_of_days
 from feature_eng.vocabulary import fit_vocabulary, read_vocabulary, write_vocabulary
@@ -70,7 +71,7 @@ def build_features(
         unfitted = unfitted_specs(config.fields)
         grown = read_base(spark, base, unfitted) if base else None
         chunks = storage.absolute(f"{staging}/.chunks")
-        packed, profile, found = _pack(canonical_rows(raw, config), config, grown, chunks)
+        packed, profile, found = _pack(raw, config, grown, chunks)
         indexed = _make_vocabulary(spark, packed, config, grown, staging)
         vocabulary = read_vocabulary(spark, staging)
         fields = fitted_specs(unfitted, config.fields, profile, vocabulary.sizes, grown)
@@ -103,16 +104,19 @@ def build_features(
 
 
 def _pack(
-    rows: DataFrame, config: Config, base: Base | None, chunks: str
+    raw: DataFrame, config: Config, base: Base | None, chunks: str
 ) -> tuple[Packed, Profile, dict[str, int]]:
-    """Write the rows as chunks, and in the same pass count, check and fit.
+    """Write the raw rows as chunks, and in the same pass count, check and fit.
 
     Returns the chunks, the profile, and what the checks of the raw columns counted.
     """
     fitted = [field.name for field in base.manifest.fields] if base else []
     fits, checks = quantile_columns(config, fitted), contract.statistics(config.checks.columns)
-    observed, found = observe(rows, fits | checks)
-    packed = pack(observed.drop(KEYS, contract.CHECKED), unfitted_specs(config.fields), chunks)
+    fields = unfitted_specs(config.fields)
+    texts = text_columns(raw, config, fields)
+    logger.info("texts that workers read by themselves: %s", ", ".join(texts) or "none")
+    observed, found = observe(canonical_rows(raw, config, texts), fits | checks)
+    packed = pack(observed.drop(KEYS, contract.CHECKED), fields, chunks, texts)
     values = found()
     profile = make_profile(packed.tally, values, config)
     logger.info("rows: %s", profile.rows)

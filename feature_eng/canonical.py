@@ -1,5 +1,7 @@
 """The raw table's rows in canonical columns (see ``feature_eng.raw``), negatives among them."""
 
+from collections.abc import Collection
+
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -8,6 +10,7 @@ from conf.schema import Config, RandomSplit
 from feature_eng.checks import checked_columns
 from feature_eng.fields import unfitted_specs
 from feature_eng.negatives import DRAWN, with_negatives
+from feature_eng.parquet_texts import place_columns
 from feature_eng.raw import (
     ORDER,
     day_column,
@@ -20,8 +23,13 @@ from feature_eng.raw import (
 from feature_eng.split import hashed_keys, key_hash, split_column
 
 
-def canonical_rows(raw: DataFrame, config: Config) -> DataFrame:
+def canonical_rows(raw: DataFrame, config: Config, texts: Collection[str] = ()) -> DataFrame:
     """Label, weight, fields, keys, split, day and a hash of the keys of every row, raw or drawn.
+
+    Args:
+        raw: The raw table.
+        config: The run.
+        texts: Fields that workers read by themselves: each row's place in a file stands for them.
 
     Raises:
         DataError: A configured column is missing or of the wrong type, or negatives cannot be
@@ -30,7 +38,8 @@ def canonical_rows(raw: DataFrame, config: Config) -> DataFrame:
     label, keys = label_column(raw, config.label), key_columns(raw, config.keys)
     weights = [weight_column(raw, config.weight)] if config.weight else []
     specs = unfitted_specs(config.fields)
-    columns = [field_column(raw, spec) for spec in specs]
+    columns = [field_column(raw, spec) for spec in specs if spec.name not in texts]
+    columns += place_columns(raw) if texts else []
     hashed = hashed_keys(raw, config.keys, "keys")
     split, day = split_column(raw, hashed, config.split), day_column(raw, config.raw)
     if config.negatives is not None:

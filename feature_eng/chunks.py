@@ -10,8 +10,9 @@ A chunk is two files, written by Spark's Python workers: its rows (Arrow) and it
 
 import functools
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from pyspark.sql import DataFrame, SparkSession
 from conf import storage
 from conf.fields import LABEL, WEIGHT
 from conf.manifest import PADDING, FieldSpec
+from feature_eng.parquet_texts import coded, with_texts
 from feature_eng.raw import DAY, ORDER, SPLIT
 from feature_eng.row_order import hash_numbers, hash_texts
 from feature_eng.split import with_coded_split
@@ -80,18 +82,25 @@ class Packed:
         return spark.read.schema(DICTIONARY).parquet(*self.paths)
 
 
-def pack(rows: DataFrame, fields: Sequence[FieldSpec], directory: str) -> Packed:
+def pack(
+    rows: DataFrame,
+    fields: Sequence[FieldSpec],
+    directory: str,
+    texts: Mapping[str, str] = MappingProxyType({}),
+) -> Packed:
     """Write canonical rows as chunks: the one pass over the raw rows.
 
     Args:
         rows: Canonical rows (see ``feature_eng.raw``).
         fields: All fields, unfitted or fitted.
         directory: Receives the chunks; also those of tasks that were tried again, which are none.
+        texts: The columns of fields that the rows' places stand for (see
+            ``feature_eng.parquet_texts``).
     """
     # Here and not by the tasks: what one that was cancelled still wants to write has no place then.
     for kind in (_ROWS, _DICTIONARIES):
         storage.make_directory(f"{directory}/{kind}")
-    worker = functools.partial(_pack_partition, fields=fields, directory=directory)
+    worker = functools.partial(_pack_partition, fields=fields, directory=directory, texts=texts)
     packed = with_coded_split(rows).mapInArrow(in_worker(worker), _PACKED).collect()
     names = [field.name for field in fields if field.has_vocabulary]
     return Packed(
@@ -102,11 +111,14 @@ def pack(rows: DataFrame, fields: Sequence[FieldSpec], directory: str) -> Packed
     )
 
 
-def _pack_partition(batches: Batches, fields: Sequence[FieldSpec], directory: str) -> Batches:
-    for rows in _chunks(batches, sum(field.length for field in fields)):
+def _pack_partition(
+    batches: Batches, fields: Sequence[FieldSpec], directory: str, texts: Mapping[str, str]
+) -> Batches:
+    tables = with_texts(batches, texts) if texts else (pa.table(batch) for batch in batches)
+    for rows in _chunks(tables, sum(field.length for field in fields)):
         chunk, memory = uuid.uuid4().int >> 65, []
-        texts = {field.name for field in fields if field.has_vocabulary}
-        others = [name for name in rows.column_names if name not in {*texts, DAY}]
+        valued = {field.name for field in fields if field.has_vocabulary}
+        others = [name for name in rows.column_names if name not in {*valued, DAY}]
         columns = {name: rows[name].combine_chunks() for name in others}
         order = rows[ORDER].to_numpy().view(np.uint64).copy()
         trains = rows[SPLIT].to_numpy() == 0
@@ -160,24 +172,24 @@ def codes_of(rows: pa.Table, field: FieldSpec) -> Array:
     return codes.reshape(len(rows), -1)
 
 
-def _chunks(batches: Batches, slots: int) -> Iterator[pa.Table]:
-    """Batches joined, until they or what they will be encoded as fill a chunk."""
-    held: list[pa.RecordBatch] = []
+def _chunks(tables: Iterable[pa.Table], slots: int) -> Iterator[pa.Table]:
+    """Tables joined, until they or what they will be encoded as fill a chunk."""
+    held: list[pa.Table] = []
     size = 0
-    for batch in batches:
-        held.append(batch)
-        size += max(batch.nbytes, 4 * slots * len(batch))
+    for table in tables:
+        held.append(table)
+        size += max(table.nbytes, 4 * slots * len(table))
         if size >= WORKER_BYTES:
-            yield pa.Table.from_batches(held)
+            yield pa.concat_tables(held)
             held, size = [], 0
-    if any(len(batch) for batch in held):
-        yield pa.Table.from_batches(held)
+    if any(len(table) for table in held):
+        yield pa.concat_tables(held)
 
 
 def _coded(column: pa.ChunkedArray, field: FieldSpec) -> tuple[Array, pa.Array]:
     """Codes [n, L], and the value of each code in the order in which they came."""
     if field.kind == "categorical":
-        parts = column.dictionary_encode().chunks  # of one dictionary, that of the column
+        parts = coded(column).chunks  # of one dictionary
         codes = pa.chunked_array([part.indices for part in parts]).fill_null(PADDING)
         return codes.to_numpy().reshape(-1, 1), parts[0].dictionary
     values = column.combine_chunks()

@@ -28,7 +28,7 @@ from feature_eng.spark_errors import first_line
 KEYS, KEY_HASH, SPLIT, DAY, ORDER = "_keys", "_key_hash", "_split", "_day", "_order"
 
 # Of a text, so that thousands of rows fit into a batch.
-_LONGEST_BYTES, _BEGINNING_CHARACTERS = 512, 100
+LONGEST_BYTES, BEGINNING_CHARACTERS = 512, 100
 _GREATEST_FLOAT32 = (2.0 - 2.0**-23) * 2.0**127
 _DISCRETE = (T.StringType, T.IntegralType, T.BooleanType, T.DateType)
 _EXPECTED = {
@@ -162,8 +162,8 @@ def _shortened(text: str) -> str:
 
     As a column of functions, each part would be a call into the JVM.
     """
-    name = f"concat(substr({text}, 1, {_BEGINNING_CHARACTERS}), '... SHA-256 ', sha2({text}, 256))"
-    return f"if(octet_length({text}) <= {_LONGEST_BYTES}, {text}, {name})"
+    name = f"concat(substr({text}, 1, {BEGINNING_CHARACTERS}), '... SHA-256 ', sha2({text}, 256))"
+    return f"if(octet_length({text}) <= {LONGEST_BYTES}, {text}, {name})"
 
 
 def _transformed(value: Column, field: FieldSpec) -> Column:
