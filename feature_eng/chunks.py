@@ -20,6 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numba import njit
 from pyspark.sql import DataFrame, SparkSession
 
 from conf import storage
@@ -122,7 +123,6 @@ def _pack_partition(
         columns = {name: rows[name].combine_chunks() for name in others}
         order = rows[ORDER].to_numpy().view(np.uint64).copy()
         trains = rows[SPLIT].to_numpy() == 0
-        # As floats also where none is null: fmin.at takes integers one by one.
         days = rows[DAY].cast(pa.int32()).cast(pa.float64()).to_numpy()
         with (
             create(f"{directory}/{_DICTIONARIES}/{chunk}.parquet") as file,
@@ -131,9 +131,8 @@ def _pack_partition(
             for field in fields:
                 if field.has_vocabulary:
                     codes_nL, values = _coded(rows[field.name], field)
-                    columns[field.name] = pa.FixedSizeListArray.from_arrays(
-                        codes_nL.ravel(), codes_nL.shape[1]
-                    )
+                    codes = codes_nL.ravel().astype(np.min_scalar_type(-max(1, len(values))))
+                    columns[field.name] = pa.FixedSizeListArray.from_arrays(codes, field.length)
                     hash_texts(order, codes_nL, values)
                     found = _count(codes_nL, len(values), trains, days)
                     dictionaries.write_table(_entries(chunk, field.name, values, found))
@@ -166,7 +165,7 @@ def read_rows(directory: str, chunk: int) -> pa.Table:
 
 
 def codes_of(rows: pa.Table, field: FieldSpec) -> Array:
-    """A field's codes: int32 [n, L], L = 1 where it has one value."""
+    """A field's codes: integers [n, L], L = 1 where it has one value."""
     column = rows[field.name].combine_chunks()
     codes: Array = column.flatten().to_numpy()
     return codes.reshape(len(rows), -1)
@@ -209,21 +208,22 @@ def places(lists: pa.ListArray) -> tuple[Array, Array]:
     return row, np.arange(len(row)) - np.repeat(ends - lengths, lengths)
 
 
+@njit(nogil=True, cache=True)
 def _count(codes_nL: Array, size: int, trains: Array, days: Array) -> tuple[Array, ...]:
     """Per code the training rows that hold it, and the first and last day of these."""
-    trained_nL, days = codes_nL[trains], days[trains]
-    if trained_nL.shape[1] == 1:
-        held = trained_nL[:, 0] != PADDING
-        code, days = trained_nL[held, 0], days[held]
-    else:  # a row counts once for a value that it holds twice
-        row, place = np.nonzero(trained_nL != PADDING)
-        row, code = np.divmod(np.unique(row * size + trained_nL[row, place]), size)
-        days = days[row]
+    count, held_last = np.zeros(size, np.int64), np.full(size, -1)
     first, last = np.full(size, np.inf), np.full(size, -np.inf)
-    if not np.isnan(days).all():
-        np.fmin.at(first, code, days)
-        np.fmax.at(last, code, days)
-    return np.bincount(code, minlength=size), first, last
+    for row in range(len(codes_nL)):
+        for code in codes_nL[row]:
+            # A row counts once for a value that it holds twice.
+            if trains[row] and code != PADDING and held_last[code] != row:
+                held_last[code] = row
+                count[code] += 1
+                if days[row] < first[code]:  # not where there is none: NaN
+                    first[code] = days[row]
+                if days[row] > last[code]:
+                    last[code] = days[row]
+    return count, first, last
 
 
 def _entries(chunk: int, field: str, values: pa.Array, found: tuple[Array, ...]) -> pa.Table:
@@ -249,8 +249,7 @@ def _dates(days: Array) -> pa.Array:
 
 
 def _write_rows(path: str, rows: pa.Table) -> None:
-    options = pa.ipc.IpcWriteOptions(compression="lz4")
-    with create(path) as file, pa.ipc.new_file(file, rows.schema, options=options) as writer:
+    with create(path) as file, pa.ipc.new_file(file, rows.schema) as writer:
         writer.write_table(rows)
 
 

@@ -177,7 +177,7 @@ def _ids(rows: pa.Table, field: FieldSpec, by_code: Mapping[str, Array]) -> Arra
         return None
     # The code of no value is -1: it takes the last.
     ids = np.append(by_code.get(field.name, []), PADDING).astype(np.int32)
-    return ids[codes_of(rows, field)]
+    return np.take(ids, codes_of(rows, field))
 
 
 def _encode(rows: pa.Table, field: FieldSpec, ids_nL: Array | None) -> Array:

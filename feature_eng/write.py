@@ -1,5 +1,6 @@
 """The encoded splits on disk, dealt and shuffled by a hash, and what is in each file."""
 
+import functools
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,6 @@ Array = npt.NDArray[Any]
 
 _DEALT = "file int, split int, rows binary"
 _WRITTEN = "split int, path string, rows bigint, cells array<array<bigint>>"
-_ORDER_SLOTS = 2  # of 4 bytes
 
 
 @dataclass(frozen=True)
@@ -72,18 +72,19 @@ class SplitWriter:
     known_then: Sequence[int]
 
     def deal(self, batches: Batches) -> Batches:
-        """Encode the chunks that a partition of ``local_ids`` names, and cut them by file.
-
-        A row travels packed: its columns side by side, 4 bytes a value, and 8 bytes of its order.
-        """
+        """Encode the chunks that a partition of ``local_ids`` names, and cut them by file."""
         for rows, columns in encoded_chunks(batches, self.fields, self.packed, self.indexed):
+            packed = np.empty(len(rows), self._row)
+            for name, column in columns.items():
+                packed[name] = column
+            for name in (ORDER, *self.loss_columns):
+                packed[name] = rows[name].to_numpy()
             order = rows[ORDER].to_numpy()
-            loss = [rows[name].to_numpy().astype(np.float32) for name in self.loss_columns]
-            packed = np.hstack([_as_int32(column) for column in (*columns.values(), *loss, order)])
             file = (order.view(np.uint64) % np.uint64(self.num_files)).astype(np.int64)
             key = file * len(SPLITS) + rows[SPLIT].to_numpy()
             counts = np.bincount(key, minlength=self.num_files * len(SPLITS))
-            packed = _grouped(packed, key, np.cumsum(counts) - counts)
+            words = packed.view(np.int64).reshape(len(packed), -1)
+            packed = _grouped(words, key, np.cumsum(counts) - counts)
             keys = np.flatnonzero(counts)
             ends = [0, *np.cumsum(counts[keys])]
             parts = [packed[begin:end].tobytes() for begin, end in pairwise(ends)]
@@ -102,27 +103,30 @@ class SplitWriter:
                 mine = pc.and_(pc.equal(dealt["file"], file), pc.equal(dealt["split"], code))
                 parts = dealt.filter(mine)["rows"]
                 if len(parts):
-                    packed = np.concatenate([np.frombuffer(p.as_buffer(), np.int32) for p in parts])
-                    yield self._write_file(packed.reshape(-1, self._slots), code, file)
+                    rows = [np.frombuffer(part.as_buffer(), self._row) for part in parts]
+                    yield self._write_file(np.concatenate(rows), code, file)
 
-    @property
-    def _slots(self) -> int:
-        return sum(f.length for f in self.fields) + len(self.loss_columns) + _ORDER_SLOTS
+    @functools.cached_property
+    def _row(self) -> np.dtype[Any]:
+        """A row as it travels: its order, and each column in the least bytes that hold it."""
+        columns = [(ORDER, np.dtype(np.int64))]
+        columns += [(name, np.dtype(np.float32)) for name in self.loss_columns]
+        columns += [(field.name, _least_type(field)) for field in self.fields]
+        # The widest first leaves the fewest holes.
+        columns.sort(key=lambda column: -column[1].base.itemsize)
+        return np.dtype(columns, align=True)
 
     def _write_file(self, packed: Array, split: int, file: int) -> pa.RecordBatch:
-        order = np.ascontiguousarray(packed[:, -_ORDER_SLOTS:]).view(np.int64)[:, 0]
-        packed = packed[np.argsort(order, kind="stable")]
+        packed = np.take(packed, np.argsort(packed[ORDER]))  # rows of one order are alike
         columns: dict[str, pa.Array] = {}
         cells: list[list[int]] = []
-        slot = 0
         for field, known_then in zip(self.fields, self.known_then, strict=True):
-            values = np.ascontiguousarray(packed[:, slot : slot + field.length])
-            slot += field.length
+            kind = np.float32 if field.kind == "numeric" else np.int32
+            values = packed[field.name].astype(kind)
             columns[field.name] = _column(values, field)
             cells += _cells(values, field, known_then)
         for name in self.loss_columns:
-            columns[name] = pa.array(np.ascontiguousarray(packed[:, slot]).view(np.float32))
-            slot += 1
+            columns[name] = pa.array(np.ascontiguousarray(packed[name]))
         # A task that is tried again writes under another name; the first try's file is removed.
         path = f"{SPLITS[split]}/part-{file:05}-{uuid.uuid4().hex[:8]}.parquet"
         rows = _write_parquet(pa.table(columns), f"{self.directory}/{path}")
@@ -178,16 +182,17 @@ def _cells(values: Array, field: FieldSpec, known_then: int) -> list[list[int]]:
     return [now, histogram(values, field, known_then).tolist() if grew else now]
 
 
-def _as_int32(column: Array) -> Array:
-    """Columns of 4 bytes by their bits: int32 [n, slots]."""
-    return np.ascontiguousarray(column).view(np.int32).reshape(len(column), -1)
+def _least_type(field: FieldSpec) -> np.dtype[Any]:
+    """Of a field's values in a row: of integers the smallest that holds its ids and the padding."""
+    kind = np.float32 if field.kind == "numeric" else np.min_scalar_type(-field.cardinality)
+    return np.dtype((kind, field.length) if field.kind == "multi_valued" else kind)
 
 
 def _column(values: Array, field: FieldSpec) -> pa.Array:
     if field.kind == "multi_valued":
         offsets = np.arange(0, values.size + 1, field.length, dtype=np.int32)
         return pa.ListArray.from_arrays(offsets, values.ravel())
-    return pa.array(values[:, 0].view(np.float32) if field.kind == "numeric" else values[:, 0])
+    return pa.array(values)
 
 
 def _write_parquet(table: pa.Table, path: str) -> int:
