@@ -5,6 +5,7 @@ import math
 from datetime import UTC, datetime
 
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from conf import publishing, storage
 from conf.errors import DataError, RunError
@@ -33,7 +34,13 @@ from feature_eng.indexing import index_fields
 from feature_eng.parquet_texts import text_columns
 from feature_eng.profile import Profile, make_profile, observe, quantile_columns
 from feature_eng.raw import KEYS, read_raw, rows_of_days
-from feature_eng.vocabulary import fit_vocabulary, read_vocabulary, write_vocabulary
+from feature_eng.vocabulary import (
+    Vocabulary,
+    fit_vocabulary,
+    measured,
+    open_vocabulary,
+    write_vocabulary,
+)
 from feature_eng.write import SplitWriter, WrittenSplit, write_splits
 
 logger = logging.getLogger(__name__)
@@ -72,8 +79,7 @@ def build_features(
         grown = read_base(spark, base, unfitted) if base else None
         chunks = storage.absolute(f"{staging}/.chunks")
         packed, profile, found = _pack(raw, config, grown, chunks)
-        indexed = _make_vocabulary(spark, packed, config, grown, staging)
-        vocabulary = read_vocabulary(spark, staging)
+        indexed, vocabulary = _make_vocabulary(spark, packed, config, grown, staging)
         fields = fitted_specs(unfitted, config.fields, profile, vocabulary.sizes, grown)
         written = write_splits(
             local_ids(packed, vocabulary, fields, indexed),
@@ -125,15 +131,17 @@ def _pack(
 
 def _make_vocabulary(
     spark: SparkSession, packed: Packed, config: Config, base: Base | None, staging: str
-) -> dict[str, str]:
-    """Write the vocabulary. Returns the files of the ids of the fields that were small enough."""
-    indexed = index_fields(spark, packed, config.fields, base, staging)
+) -> tuple[dict[str, str], Vocabulary]:
+    """Write the vocabulary; of the fields that were small enough, return the files of the ids."""
+    indexed, known = index_fields(spark, packed, config.fields, base, staging)
     others = [field for field in config.fields if field.name not in indexed]
     if not indexed or any(isinstance(field, VocabularyOptions) for field in others):
         dictionaries = packed.dictionaries(spark)
         large = fit_vocabulary(dictionaries, others, base.vocabulary if base else None)
         write_vocabulary(large, staging)
-    return indexed
+        written = open_vocabulary(spark, staging)
+        known |= measured(written.where(~F.col("field").isin(*indexed))).fields
+    return indexed, Vocabulary(open_vocabulary(spark, staging), known)
 
 
 def _raw_rows(config: Config, profile: Profile) -> int:

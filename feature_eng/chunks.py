@@ -28,7 +28,7 @@ from conf.fields import LABEL, WEIGHT
 from conf.manifest import PADDING, FieldSpec
 from feature_eng.parquet_texts import coded, with_texts
 from feature_eng.raw import DAY, ORDER, SPLIT
-from feature_eng.row_order import hash_numbers, hash_texts
+from feature_eng.row_order import mix_in_numbers, mix_in_texts
 from feature_eng.split import with_coded_split
 from feature_eng.tally import Tally
 from feature_eng.vocabulary import ENTRY_BYTES
@@ -133,12 +133,12 @@ def _pack_partition(
                     codes_nL, values = _coded(rows[field.name], field)
                     codes = codes_nL.ravel().astype(np.min_scalar_type(-max(1, len(values))))
                     columns[field.name] = pa.FixedSizeListArray.from_arrays(codes, field.length)
-                    hash_texts(order, codes_nL, values)
+                    mix_in_texts(order, codes_nL, values)
                     found = _count(codes_nL, len(values), trains, days)
                     dictionaries.write_table(_entries(chunk, field.name, values, found))
                     memory.append(values.nbytes + ENTRY_BYTES * len(values))
         for name in _numbers(columns, fields):
-            hash_numbers(order, rows[name].to_numpy().astype(np.float64))
+            mix_in_numbers(order, rows[name].to_numpy().astype(np.float64))
         columns[ORDER] = pa.array(order.view(np.int64))
         _write_rows(f"{directory}/{_ROWS}/{chunk}.arrow", pa.table(columns))
         yield pa.record_batch(

@@ -24,14 +24,16 @@ from conf.manifest import UNKNOWN, VOCABULARY
 from conf.vocabulary import value_ids
 from feature_eng.base import Base
 from feature_eng.chunks import WORKER_BYTES, Packed, create
-from feature_eng.vocabulary import Limits
+from feature_eng.vocabulary import Known, Limits
 from feature_eng.workers import Batches, in_worker
+from feature_eng.xxhash64 import FIRST_SEED, hash_ints, hash_texts
 
 Array = npt.NDArray[Any]
 
 _COUNTED = ["value", "count", "first_seen", "last_seen"]
 _COLUMNS = ["value", "id", "count", "first_seen", "last_seen"]
 _IDS = pa.schema([("id", pa.int32())])
+_INDEXED = "field string, name string, size bigint, text_bytes bigint, hashes array<bigint>"
 _COPIES = 4  # of a field's entries that are in memory at once, about
 
 logger = logging.getLogger(__name__)
@@ -44,6 +46,7 @@ class _Indexer:
     Attributes:
         packed: The chunks.
         limits: Which values are known, by field.
+        buckets: How many ids unknown values share, by field.
         base: Features or a bundle whose vocabulary grows, or None.
         vocabulary: The directory that receives the vocabulary.
         ids: The directory that receives the ids of the chunks' values.
@@ -52,6 +55,7 @@ class _Indexer:
 
     packed: Packed
     limits: Mapping[str, Limits]
+    buckets: Mapping[str, int]
     base: str | None
     vocabulary: str
     ids: str
@@ -63,15 +67,23 @@ class _Indexer:
         for batch in batches:
             for task in batch.column(0).to_pylist():
                 for field in fields[task :: self.tasks]:
-                    yield pa.record_batch([[field], [self._index(field)]], ["field", "name"])
+                    name, known = self._index(field)
+                    size, text_bytes, sums = known
+                    hashes = pa.array([np.array(sums, np.uint64).view(np.int64)])
+                    yield pa.record_batch(
+                        [[field], [name], [size], [text_bytes], hashes],
+                        ["field", "name", "size", "text_bytes", "hashes"],
+                    )
 
-    def _index(self, field: str) -> str:
+    def _index(self, field: str) -> tuple[str, Known]:
         of_chunks = [_entries(path, field) for path in self.packed.paths]
         entries = pa.concat_tables(of_chunks)
         base = value_ids(self.base, field, "first_seen", "last_seen") if self.base else None
         known = number(entries, self.limits[field], base)
-        place = pc.index_in(entries["value"], known["value"])
-        ids = known["id"].take(place).fill_null(UNKNOWN).combine_chunks()
+        values = entries["value"].combine_chunks()
+        place = pc.index_in(values, known["value"])
+        unknown = _unknown_ids(values, self.buckets[field])
+        ids = pc.coalesce(known["id"].combine_chunks().take(place), unknown)
         name = uuid.uuid4().hex  # a task that is tried again writes under another
         with create(f"{self.vocabulary}/{name}.parquet") as file:
             named = known.add_column(0, "field", pa.repeat(pa.scalar(field), len(known)))
@@ -80,7 +92,8 @@ class _Indexer:
             for of_chunk in of_chunks:
                 writer.write_batch(pa.record_batch([ids[: len(of_chunk)]], schema=_IDS))
                 ids = ids[len(of_chunk) :]
-        return name
+        numbered = known.combine_chunks()
+        return name, Known.of(field, numbered["value"].chunk(0), numbered["id"].to_numpy())
 
 
 def index_fields(
@@ -89,10 +102,8 @@ def index_fields(
     fields: Sequence[FieldConfig],
     base: Base | None,
     staging: str,
-) -> dict[str, str]:
+) -> tuple[dict[str, str], dict[str, Known]]:
     """Number the values of all fields that are small enough, and write their vocabularies.
-
-    Unknown values that share ids by a hash are left to Spark, which has the hash.
 
     Args:
         spark: The session.
@@ -102,13 +113,10 @@ def index_fields(
         staging: Receives ``vocabulary``.
 
     Returns:
-        By field that was indexed, the file of its values' ids: see ``read_ids``.
+        By field that was indexed, the file of its values' ids (see ``read_ids``), and its
+        vocabulary.
     """
-    of_field = {
-        field.name: field
-        for field in fields
-        if isinstance(field, VocabularyOptions) and field.num_oov_buckets == 1
-    }
+    of_field = {field.name: field for field in fields if isinstance(field, VocabularyOptions)}
     memory = {
         name: packed.entry_bytes[name] + (base.vocabulary.memory(name) if base else 0)
         for name in of_field
@@ -117,11 +125,12 @@ def index_fields(
     small = sorted((name for name in memory if memory[name] <= few), key=lambda name: -memory[name])
     logger.info("vocabularies made by one worker each: %s", ", ".join(small) or "none")
     if not small:
-        return {}
+        return {}, {}
     taken = base.vocabulary.sizes if base else {}
     indexer = _Indexer(
         packed=packed,
         limits={name: Limits.of(of_field[name], taken.get(name, 0)) for name in small},
+        buckets={name: of_field[name].num_oov_buckets for name in small},
         base=storage.absolute(base.directory) if base else None,
         vocabulary=f"{packed.directory}/{VOCABULARY}",
         ids=f"{packed.directory}/ids",
@@ -130,11 +139,12 @@ def index_fields(
     for directory in (indexer.vocabulary, indexer.ids):  # not by the tasks (see chunks.pack)
         storage.make_directory(directory)
     tasks = spark.range(0, indexer.tasks, 1, indexer.tasks)
-    written = tasks.mapInArrow(in_worker(indexer.index), "field string, name string").collect()
+    written = tasks.mapInArrow(in_worker(indexer.index), _INDEXED).collect()
     # A task that lost against a second try may still be writing where it was told to.
     files = [f"{row['name']}.parquet" for row in written]
     storage.move_files(indexer.vocabulary, f"{staging}/{VOCABULARY}", files)
-    return {row["field"]: f"{indexer.ids}/{row['name']}.arrow" for row in written}
+    known = {row["field"]: Known(row["size"], row["text_bytes"], row["hashes"]) for row in written}
+    return {row["field"]: f"{indexer.ids}/{row['name']}.arrow" for row in written}, known
 
 
 def number(entries: pa.Table, limits: Limits, base: pa.Table | None = None) -> pa.Table:
@@ -187,6 +197,13 @@ def read_ids(path: str, place: int) -> Array:
     with fs.open(plain, "rb") as file:
         ids: Array = pa.ipc.open_file(file).get_batch(place)["id"].to_numpy()
     return ids
+
+
+def _unknown_ids(values: pa.Array, buckets: int) -> pa.Array:
+    """The ids of values that are not known, as ``feature_eng.raw.hashed_id`` has them."""
+    seed = hash_ints(FIRST_SEED, np.array([0], np.int32))  # that of all vocabularies
+    hashes = hash_texts(seed, values).view(np.int64)
+    return pa.array((UNKNOWN + hashes % buckets).astype(np.int32))
 
 
 def _entries(path: str, field: str) -> pa.Table:

@@ -11,17 +11,18 @@ import numpy.typing as npt
 import pyarrow as pa
 from numba import njit
 
+from feature_eng.xxhash64 import FIRST_SEED, hash_texts
+
 Array = npt.NDArray[Any]
 
-# FNV-1a of 64 bits (Fowler, Noll, Vo), and the finaliser of splitmix64 (Steele, Lea, Flood 2014).
-_BASIS, _PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
+# The finaliser of splitmix64 (Steele, Lea, Flood 2014).
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _30, _27, _31 = np.uint64(30), np.uint64(27), np.uint64(31)
 _NONE = np.uint64(0)
 
 
-def hash_numbers(order: Array, numbers: Array) -> None:
+def mix_in_numbers(order: Array, numbers: Array) -> None:
     """Hash a column of numbers into the order of its rows.
 
     Args:
@@ -32,7 +33,7 @@ def hash_numbers(order: Array, numbers: Array) -> None:
     _mix_in(order, np.arange(len(order), dtype=np.int32).reshape(-1, 1), numbers.view(np.uint64))
 
 
-def hash_texts(order: Array, codes_nL: Array, texts: pa.Array) -> None:
+def mix_in_texts(order: Array, codes_nL: Array, texts: pa.Array) -> None:
     """Hash a column of texts into the order of its rows.
 
     Args:
@@ -40,20 +41,7 @@ def hash_texts(order: Array, codes_nL: Array, texts: pa.Array) -> None:
         codes_nL: Places among the texts, int32 [n, L]; -1 for none.
         texts: Strings [V], none of them null.
     """
-    _, offsets, content = texts.buffers()
-    ends = np.frombuffer(offsets, np.int32)[texts.offset : texts.offset + len(texts) + 1]
-    _mix_in(order, codes_nL, _hashes(np.frombuffer(content or b"", np.uint8), ends))
-
-
-@njit(nogil=True, cache=True)
-def _hashes(content: Array, ends: Array) -> Array:
-    hashes = np.empty(len(ends) - 1, np.uint64)
-    for text in range(len(hashes)):
-        h = _BASIS
-        for place in range(ends[text], ends[text + 1]):
-            h = (h ^ np.uint64(content[place])) * _PRIME
-        hashes[text] = h
-    return hashes
+    _mix_in(order, codes_nL, hash_texts(FIRST_SEED, texts))
 
 
 @njit(nogil=True, cache=True)

@@ -4,10 +4,14 @@ One table for all fields, columns ``field, value, id, count, first_seen, last_se
 is collected on the driver but sums per field.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession, Window
@@ -17,11 +21,15 @@ from conf.errors import DataError
 from conf.fields import FieldConfig, VocabularyOptions
 from conf.manifest import UNKNOWN, VOCABULARY
 from feature_eng.spark_errors import first_line
+from feature_eng.xxhash64 import FIRST_SEED, hash_ints, hash_texts
+
+Array = npt.NDArray[Any]
 
 _SCHEMA = "field string, value string, id int, count bigint, first_seen date, last_seen date"
 _COLUMNS = [column.split()[0] for column in _SCHEMA.split(", ")]
 _NO_LIMIT = 2**31 - 1
 _LOWER = 2**32 - 1
+_SEEDS = (0, 1)  # of a fingerprint's hashes
 ENTRY_BYTES = 50  # of a value in memory, beside its text
 
 
@@ -45,25 +53,59 @@ class Limits(NamedTuple):
         return cls(options.min_count, room, UNKNOWN + options.num_oov_buckets - 1 + taken)
 
 
+class Known(NamedTuple):
+    """The known values of a field.
+
+    Attributes:
+        size: How many.
+        text_bytes: Theirs.
+        hashes: Two independent 64-bit hashes of each entry (field, value, id), added up modulo
+            2**64: order cannot matter.
+    """
+
+    size: int
+    text_bytes: int
+    hashes: tuple[int, int]
+
+    @classmethod
+    def of(cls, field: str, values: pa.Array, ids: Array) -> "Known":
+        """Those of a field: strings [V] and int32 [V]."""
+        sums = []
+        for seed in _SEEDS:
+            hashes = hash_ints(FIRST_SEED, np.array([seed], np.int32))
+            for texts in (pa.array([field]), values):
+                hashes = hash_texts(hashes, texts)
+            sums.append(int(hash_ints(hashes, ids).sum()))
+        return cls(len(ids), pc.sum(pc.binary_length(values)).as_py() or 0, (sums[0], sums[1]))
+
+
 @dataclass(frozen=True)
 class Vocabulary:
-    """A vocabulary, and what a pass over it found.
+    """A vocabulary.
 
     Attributes:
         entries: Its table.
-        sizes: Known values per field that has any.
-        text_bytes: Bytes of these values, per field.
-        fingerprint: Of the content (field, value, id), whatever the files or their order.
+        fields: What a pass over it found, per field that has any known value.
     """
 
     entries: DataFrame
-    sizes: dict[str, int]
-    text_bytes: dict[str, int]
-    fingerprint: str
+    fields: Mapping[str, Known]
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the content (field, value, id), whatever the files or their order."""
+        sums = (sum(known.hashes[n] for known in self.fields.values()) for n in range(len(_SEEDS)))
+        return "".join(f"{total % 2**64:016x}" for total in sums)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Known values per field that has any."""
+        return {field: known.size for field, known in self.fields.items()}
 
     def memory(self, field: str) -> int:
         """Bytes of a field's known values in memory, about."""
-        return self.text_bytes.get(field, 0) + ENTRY_BYTES * self.sizes.get(field, 0)
+        known = self.fields.get(field)
+        return known.text_bytes + ENTRY_BYTES * known.size if known else 0
 
 
 def fit_vocabulary(
@@ -144,6 +186,11 @@ def write_vocabulary(vocabulary: DataFrame, directory: str) -> None:
     )
 
 
+def open_vocabulary(spark: SparkSession, directory: str) -> DataFrame:
+    """The table that was written to ``<directory>/vocabulary``."""
+    return spark.read.schema(_SCHEMA).parquet(f"{directory}/{VOCABULARY}")
+
+
 def read_vocabulary(spark: SparkSession, directory: str, expected: str | None = None) -> Vocabulary:
     """Read the vocabulary of a features directory or of a bundle.
 
@@ -157,7 +204,7 @@ def read_vocabulary(spark: SparkSession, directory: str, expected: str | None = 
     """
     path = f"{directory}/{VOCABULARY}"
     try:
-        entries = spark.read.schema(_SCHEMA).parquet(path)
+        entries = open_vocabulary(spark, directory)
     except (PySparkException, Py4JJavaError) as error:
         raise DataError(
             f"no readable vocabulary at '{path}' ({first_line(error)}); restore it or build the "
@@ -174,13 +221,9 @@ def read_vocabulary(spark: SparkSession, directory: str, expected: str | None = 
 
 
 def measured(entries: DataFrame) -> Vocabulary:
-    """Look through the table of a vocabulary, once.
-
-    The fingerprint is made of two independent 64-bit hashes of each row, added up modulo 2**64:
-    order cannot matter.
-    """
+    """Look through the table of a vocabulary, once."""
     content = [F.col("field"), F.col("value"), F.col("id")]
-    hashes = [F.xxhash64(F.lit(seed), *content) for seed in (0, 1)]
+    hashes = [F.xxhash64(F.lit(seed), *content) for seed in _SEEDS]
     # By halves: a sum of whole ones would overflow under ANSI rules, one of decimals is slow.
     halves = [half for h in hashes for half in (F.shiftright(h, 32), h.bitwiseAND(_LOWER))]
     sums = [F.sum(half).alias(f"half{number}") for number, half in enumerate(halves)]
@@ -188,11 +231,9 @@ def measured(entries: DataFrame) -> Vocabulary:
     found = (
         entries.groupBy("field").agg(F.count(F.lit(1)).alias("size"), text_bytes, *sums).collect()
     )
-    high0, low0, high1, low1 = (sum(row[f"half{n}"] for row in found) for n in range(4))
-    totals = [(high0 << 32) + low0, (high1 << 32) + low1]
-    return Vocabulary(
-        entries,
-        sizes={row["field"]: row["size"] for row in found},
-        text_bytes={row["field"]: row["text_bytes"] for row in found},
-        fingerprint="".join(f"{total % 2**64:016x}" for total in totals),
-    )
+    fields: dict[str, Known] = {}
+    for row in found:
+        high0, low0, high1, low1 = (row[f"half{n}"] for n in range(4))
+        totals = ((high0 << 32) + low0, (high1 << 32) + low1)
+        fields[row["field"]] = Known(row["size"], row["text_bytes"], totals)
+    return Vocabulary(entries, fields)

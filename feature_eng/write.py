@@ -109,7 +109,7 @@ class SplitWriter:
     @functools.cached_property
     def _row(self) -> np.dtype[Any]:
         """A row as it travels: its order, and each column in the least bytes that hold it."""
-        columns = [(ORDER, np.dtype(np.int64))]
+        columns: list[tuple[str, np.dtype[Any]]] = [(ORDER, np.dtype(np.int64))]
         columns += [(name, np.dtype(np.float32)) for name in self.loss_columns]
         columns += [(field.name, _least_type(field)) for field in self.fields]
         # The widest first leaves the fewest holes.
