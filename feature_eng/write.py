@@ -183,9 +183,12 @@ def _cells(values: Array, field: FieldSpec, known_then: int) -> list[list[int]]:
 
 
 def _least_type(field: FieldSpec) -> np.dtype[Any]:
-    """Of a field's values in a row: of integers the smallest that holds its ids and the padding."""
-    kind = np.float32 if field.kind == "numeric" else np.min_scalar_type(-field.cardinality)
-    return np.dtype((kind, field.length) if field.kind == "multi_valued" else kind)
+    """Of a field's values in a row: of integers the smallest that holds its ids."""
+    if field.kind == "multi_valued":  # also padding, which is negative
+        return np.dtype((np.min_scalar_type(-field.cardinality), field.length))
+    return (
+        np.dtype(np.float32) if field.kind == "numeric" else np.min_scalar_type(field.cardinality)
+    )
 
 
 def _column(values: Array, field: FieldSpec) -> pa.Array:
