@@ -143,7 +143,10 @@ def index_fields(
     # A task that lost against a second try may still be writing where it was told to.
     files = [f"{row['name']}.parquet" for row in written]
     storage.move_files(indexer.vocabulary, f"{staging}/{VOCABULARY}", files)
-    known = {row["field"]: Known(row["size"], row["text_bytes"], row["hashes"]) for row in written}
+    known = {}
+    for row in written:
+        hash0, hash1 = (h % 2**64 for h in row["hashes"])
+        known[row["field"]] = Known(row["size"], row["text_bytes"], (hash0, hash1))
     return {row["field"]: f"{indexer.ids}/{row['name']}.arrow" for row in written}, known
 
 

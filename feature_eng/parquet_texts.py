@@ -6,6 +6,7 @@ reads all else, decides which rows there are, and says where in which file each 
 worker that gets a row fetches its texts from there.
 """
 
+import contextlib
 import hashlib
 import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -95,7 +96,7 @@ class _File:
     def __init__(self, path: str, size: int) -> None:
         self.path = path
         self._fs, self._plain = storage.filesystem(unquote(path))
-        with self._fs.open(self._plain, "rb") as file:
+        with self._opened() as file:
             self._footer = pq.read_metadata(file)
         groups = range(self._footer.num_row_groups)
         self.begins = np.cumsum([0, *(self._footer.row_group(n).num_rows for n in groups)])
@@ -110,16 +111,22 @@ class _File:
         # Spark finds a column whatever the case of its letters.
         names = {name.lower(): name for name in self._footer.schema.to_arrow_schema().names}
         there = [names[column.lower()] for column in columns if column.lower() in names]
-        try:
-            with self._fs.open(self._plain, "rb") as file:
-                opened = pq.ParquetFile(file, metadata=self._footer, read_dictionary=there)
-                read = opened.read_row_group(group, there, use_threads=False)
-        except (OSError, pa.ArrowException) as error:
-            raise DataError(f"'{self.path}' cannot be read: {error}") from None
+        with self._opened() as file:
+            opened = pq.ParquetFile(file, metadata=self._footer, read_dictionary=there)
+            read = opened.read_row_group(group, there, use_threads=False)
         rows = self.begins[group + 1] - self.begins[group]
         absent = pa.chunked_array([pa.nulls(rows, pa.string())])
         found = {name.lower(): read[name] for name in there}
         return {name: self._coded(found.get(name.lower(), absent), name) for name in columns}
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[Any]:
+        try:
+            with self._fs.open(self._plain, "rb") as file:
+                yield file
+        except (OSError, pa.ArrowException) as error:
+            reason = str(error).split("\n")[0]
+            raise DataError(f"'{self.path}' cannot be read by Python workers: {reason}") from None
 
     def _coded(self, column: pa.ChunkedArray, name: str) -> pa.DictionaryArray:
         texts = coded(column).combine_chunks()

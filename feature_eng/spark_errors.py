@@ -9,6 +9,7 @@ from pyspark.errors import PySparkException, PythonException
 from conf.errors import DataError, PipelineError, RunError
 
 _UNREADABLE = "[FAILED_READ_FILE"
+_OURS = f"{DataError.__module__}.{DataError.__name__}: "
 
 
 def is_of_spark(error: Exception) -> bool:
@@ -28,6 +29,8 @@ def explained(error: Exception) -> PipelineError:
     if isinstance(error, PythonException):
         # Its last line is what our code raised; a full disk, for one.
         reason = str(error).strip().splitlines()[-1]
+        if reason.startswith(_OURS):
+            return DataError(f"{reason.removeprefix(_OURS)} (-v shows all)")
         return RunError(f"a Python worker of Spark failed: {reason} (-v shows all)")
     assert isinstance(error, PySparkException | Py4JError)
     reason = first_line(error)

@@ -234,6 +234,6 @@ def measured(entries: DataFrame) -> Vocabulary:
     fields: dict[str, Known] = {}
     for row in found:
         high0, low0, high1, low1 = (row[f"half{n}"] for n in range(4))
-        totals = ((high0 << 32) + low0, (high1 << 32) + low1)
+        totals = ((high0 << 32) + low0) % 2**64, ((high1 << 32) + low1) % 2**64
         fields[row["field"]] = Known(row["size"], row["text_bytes"], totals)
     return Vocabulary(entries, fields)

@@ -117,7 +117,7 @@ def test_drift_and_rows_past_their_limits_end_a_build(spark: SparkSession, tmp_p
     )
     now = [[0, 0, 60, 40], [0, 0, 70, 30], [0, 0, 80, 20], [0, 30, 35, 35]]
     cells = [np.array(counts) * 1000 for counts in now]
-    base = Base("base", earlier, Vocabulary(spark.range(0), {}, {}, ""))
+    base = Base("base", earlier, Vocabulary(spark.range(0), {}))
     config = make_config(tmp_path, "checks.max_row_change=0.2")
     results = check_drift(config.checks, fields, WrittenSplit([], cells, cells), base)
     expected = {  # sum (p - q) ln(p / q), and the share that was not known

@@ -20,30 +20,7 @@ from feature_eng.raw import field_column, key_columns
 from feature_eng.vocabulary import fit_vocabulary, measured
 from tests.data import settings
 from tests.encoding import dictionaries, encode, packed
-
-_M = 2**64 - 1
-_P1, _P2, _P3 = 0x9E3779B185EBCA87, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9
-_P4, _P5 = 0x85EBCA77C2B2AE63, 0x27D4EB2F165667C5
-
-
-def xxh64(data: bytes, seed: int) -> int:
-    """XXH64 of up to 31 bytes, after the algorithm's specification."""
-
-    def rotate(value: int, by: int) -> int:
-        return (value << by | value >> (64 - by)) & _M
-
-    h = (seed + _P5 + len(data)) & _M
-    while len(data) >= 8:
-        lane = rotate(int.from_bytes(data[:8], "little") * _P2 & _M, 31) * _P1 & _M
-        h, data = (rotate(h ^ lane, 27) * _P1 + _P4) & _M, data[8:]
-    if len(data) >= 4:
-        h ^= int.from_bytes(data[:4], "little") * _P1 & _M
-        h, data = (rotate(h, 23) * _P2 + _P3) & _M, data[4:]
-    for byte in data:
-        h = rotate(h ^ byte * _P5 & _M, 11) * _P1 & _M
-    h = (h ^ h >> 33) * _P2 & _M
-    h = (h ^ h >> 29) * _P3 & _M
-    return h ^ h >> 32
+from tests.unit.test_xxhash64 import xxh64
 
 
 def bucket(value: str, seed: int, buckets: int) -> int:

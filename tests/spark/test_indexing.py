@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
 from pyspark.testing import assertDataFrameEqual
 
 from conf.fields import CategoricalField, FieldConfig, MultiValuedField
@@ -25,11 +24,13 @@ FIELDS: list[FieldConfig] = [
     CategoricalField(name="word", kind="categorical"),
     CategoricalField(name="few", kind="categorical", min_count=3, max_size=25),
     CategoricalField(name="none", kind="categorical"),
+    CategoricalField(name="shared", kind="categorical", min_count=9, num_oov_buckets=3),
     MultiValuedField(name="tags", kind="multi_valued", max_length=2, min_count=2),
 ]
 SPECS = unfitted_specs(FIELDS)
 SCHEMA = (
-    "row int, word string, few string, none string, tags array<string>, _day date, _split string"
+    "row int, word string, few string, none string, shared string, tags array<string>, "
+    "_day date, _split string"
 )
 
 
@@ -51,7 +52,7 @@ def night(spark: SparkSession, number: int) -> DataFrame:
         day = None if rng.random() < 0.2 else date(2026, number, 1) + timedelta(rng.randrange(9))
         tags = [word() for _ in range(rng.randrange(4))]
         split = rng.choice(["train", "train", "test"])
-        rows.append((row, word(), word(), None, [tag for tag in tags if tag], day, split))
+        rows.append((row, word(), word(), None, word(), [tag for tag in tags if tag], day, split))
     return spark.createDataFrame(rows, SCHEMA).repartition(3)
 
 
@@ -72,7 +73,7 @@ def test_both_ways_number_alike_night_by_night(spark: SparkSession, tmp_path: Pa
         chunks = packed(night(spark, number), SPECS, tmp_path / f"chunks-{number}")
         assert len(chunks.chunks) == 3
         alone, joined = (str(tmp_path / f"{way}-{number}") for way in ("alone", "joined"))
-        indexed = index_fields(spark, chunks, FIELDS, base, alone)
+        indexed, known = index_fields(spark, chunks, FIELDS, base, alone)
         assert indexed.keys() == {field.name for field in FIELDS}
         dictionaries = chunks.dictionaries(spark)
         write_vocabulary(
@@ -81,37 +82,37 @@ def test_both_ways_number_alike_night_by_night(spark: SparkSession, tmp_path: Pa
         one, other = read_vocabulary(spark, alone), read_vocabulary(spark, joined)
         assertDataFrameEqual(one.entries, other.entries)
         assert one.fingerprint == other.fingerprint
+        assert {name: of for name, of in known.items() if of.size} == one.fields
         sizes.append(one.sizes)
         ids = encoded(chunks, one, indexed)
         assert ids == encoded(chunks, other, {})
         assert len(ids) == 600
-        assert any(1 in row for row in ids.values()), "no unknown value"
+        assert 1 in {row[0] for row in ids.values()}, "no unknown value"
+        assert {1, 2, 3} <= {row[3] for row in ids.values()}, "not all ids of unknown values"
         base = Base(alone, Manifest.model_construct(), one)
     assert sizes[0]["few"] < sizes[1]["few"] == sizes[2]["few"] == 25, "full after the first night"
     assert sizes[0]["word"] < sizes[1]["word"] < sizes[2]["word"]
 
 
-def test_what_is_large_or_hashed_is_left_to_spark(
+def test_what_is_large_is_left_to_spark(
     spark: SparkSession,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, "feature_eng.indexing")
-    hashed = CategoricalField(name="buckets", kind="categorical", num_oov_buckets=2)
-    fields = [hashed, *FIELDS]
-    rows = night(spark, 1).withColumn("buckets", F.col("word"))
-    chunks = packed(rows, unfitted_specs(fields), tmp_path / "chunks")
-    sizes = {name: size for name, size in chunks.entry_bytes.items() if name != "buckets"}
+    chunks = packed(night(spark, 1), SPECS, tmp_path / "chunks")
+    sizes = chunks.entry_bytes
     largest, *small = sorted(sizes, key=lambda name: -sizes[name])
     limit = sizes[small[0]]
     assert sizes[largest] > limit > 0
     monkeypatch.setattr("feature_eng.indexing.WORKER_BYTES", 4 * limit)
-    assert index_fields(spark, chunks, fields, None, str(tmp_path)).keys() == set(small)
+    assert index_fields(spark, chunks, FIELDS, None, str(tmp_path))[0].keys() == set(small)
     assert f"one worker each: {', '.join(small)}" in caplog.text
     monkeypatch.setattr("feature_eng.indexing.WORKER_BYTES", -1)
-    assert index_fields(spark, chunks, fields, None, str(tmp_path)) == {}
+    assert index_fields(spark, chunks, FIELDS, None, str(tmp_path)) == ({}, {})
     assert "one worker each: none" in caplog.text
     grown = Base(str(tmp_path), Manifest.model_construct(), read_vocabulary(spark, str(tmp_path)))
-    monkeypatch.setattr("feature_eng.indexing.WORKER_BYTES", 4 * limit)
-    assert index_fields(spark, chunks, fields, grown, f"{tmp_path}/next").keys() == {"none"}
+    # What the base has counts as well.
+    monkeypatch.setattr("feature_eng.indexing.WORKER_BYTES", 4 * sizes["few"])
+    assert index_fields(spark, chunks, FIELDS, grown, f"{tmp_path}/next")[0].keys() == {"none"}
