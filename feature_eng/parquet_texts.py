@@ -170,19 +170,21 @@ def _of_row_groups(batches: Batches) -> Iterator[tuple[_File, int, pa.RecordBatc
         if file is None or file.path != path:
             file = _File(path, size)
         groups = np.searchsorted(file.begins, rows[_ROW].to_numpy(), side="right") - 1
-        for begin, end in _runs(groups):
+        for begin, end in _runs(np.diff(groups)):
             yield file, int(groups[begin]), rows.slice(begin, end - begin)
 
 
 def _of_files(batches: Batches) -> Iterator[tuple[str, int, pa.RecordBatch]]:
     """Rows cut where another file begins."""
-    for rows in batches:
-        for begin, end in _runs(rows[_FILE].dictionary_encode().indices.to_numpy()):
+    for rows in filter(len, batches):
+        paths = rows[_FILE]
+        changes = pc.not_equal(paths[1:], paths[:-1]).to_numpy(zero_copy_only=False)
+        for begin, end in _runs(changes):
             path, size = (rows[name][begin].as_py() for name in (_FILE, _BYTES))
             yield path, size, rows.slice(begin, end - begin)
 
 
-def _runs(values: Array) -> Iterator[tuple[int, int]]:
-    """Where stretches of equal values begin and end."""
-    edges = np.flatnonzero(np.diff(values)) + 1
-    yield from itertools.pairwise([0, *edges.tolist(), len(values)] if len(values) else [])
+def _runs(changes: Array) -> Iterator[tuple[int, int]]:
+    """Where stretches of rows begin and end, by whether the next of each of n - 1 is another."""
+    ends = np.flatnonzero(changes) + 1
+    return itertools.pairwise([0, *ends.tolist(), len(changes) + 1])

@@ -2,6 +2,7 @@
 
 import functools
 import uuid
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -10,7 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numba import njit
 from pyspark.sql import DataFrame
@@ -96,15 +96,13 @@ class SplitWriter:
 
     def write(self, batches: Batches) -> Batches:
         """Write the files whose rows a partition has, all of them."""
-        held = list(batches)
-        dealt = pa.Table.from_batches(held) if held else pa.table({"file": [], "split": []})
-        for file in pc.unique(dealt["file"]).to_pylist():
-            for code in range(len(SPLITS)):
-                mine = pc.and_(pc.equal(dealt["file"], file), pc.equal(dealt["split"], code))
-                parts = dealt.filter(mine)["rows"]
-                if len(parts):
-                    rows = [np.frombuffer(part.as_buffer(), self._row) for part in parts]
-                    yield self._write_file(np.concatenate(rows), code, file)
+        parts: dict[tuple[int, int], list[Array]] = defaultdict(list)
+        for batch in batches:
+            for file, split, rows in zip(*batch.columns, strict=True):
+                packed = np.frombuffer(rows.as_buffer(), self._row)
+                parts[file.as_py(), split.as_py()].append(packed)
+        for (file, split), of_file in parts.items():
+            yield self._write_file(np.concatenate(of_file), split, file)
 
     @functools.cached_property
     def _row(self) -> np.dtype[Any]:
