@@ -115,7 +115,11 @@ def pack(
 def _pack_partition(
     batches: Batches, fields: Sequence[FieldSpec], directory: str, texts: Mapping[str, str]
 ) -> Batches:
-    tables = with_texts(batches, texts) if texts else (pa.table(batch) for batch in batches)
+    tables = (
+        with_texts(batches, texts)
+        if texts
+        else (pa.Table.from_batches([batch]) for batch in batches)
+    )
     for rows in _chunks(tables, sum(field.length for field in fields)):
         chunk, memory = uuid.uuid4().int >> 65, []
         valued = {field.name for field in fields if field.has_vocabulary}

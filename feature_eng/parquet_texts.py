@@ -9,7 +9,7 @@ worker that gets a row fetches its texts from there.
 import contextlib
 import hashlib
 import itertools
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote
 
@@ -31,6 +31,12 @@ from feature_eng.workers import Batches
 Array = npt.NDArray[Any]
 
 _FILE, _BYTES, _ROW = _PLACE = ["_file", "_bytes", "_row"]
+_IS_TEXT = (
+    *(pa.types.is_string, pa.types.is_large_string),
+    *(pa.types.is_binary, pa.types.is_large_binary),  # as writers leave it that mark nothing
+)
+# Of a row group, that are read at once.
+_PIECE_ROWS, _PIECE_BYTES = 1 << 20, 64 << 20
 
 
 def text_columns(raw: DataFrame, config: Config, fields: Sequence[FieldSpec]) -> dict[str, str]:
@@ -42,8 +48,9 @@ def text_columns(raw: DataFrame, config: Config, fields: Sequence[FieldSpec]) ->
     if config.raw.path is None or config.raw.format != "parquet" or config.negatives:
         return {}
     # All files have the same partitions. A directory's name is escaped, and then its URI.
-    paths = [unquote(unquote(path)) for path in itertools.islice(raw._jdf.inputFiles(), 1)]
-    partitions = {part.partition("=")[0].lower() for path in paths for part in path.split("/")}
+    paths = [unquote(path) for path in itertools.islice(raw._jdf.inputFiles(), 1)]
+    parts = [part.partition("=") for path in paths for part in path.split("/")]
+    partitions = {unquote(name).lower() for name, equals, _ in parts if equals}
     return {
         field.name: field.source
         for field in fields
@@ -66,79 +73,131 @@ def with_texts(batches: Batches, columns: Mapping[str, str]) -> Iterator[pa.Tabl
     """Give rows the texts of their fields, in place of ``place_columns``.
 
     Args:
-        batches: Rows.
+        batches: Rows, those of a file in its order.
         columns: What ``text_columns`` found.
 
     Yields:
-        The rows of a row group, their texts coded by dictionaries, which may hold more. A long text
-        is named as ``feature_eng.raw`` names it.
+        The rows of a row group, or of a piece of a large one, their texts coded by a dictionary. A
+        long text is named as ``feature_eng.raw`` names it.
 
     Raises:
         DataError: A file cannot be read, was replaced meanwhile, or has no texts where it should.
     """
-    for (file, group), cut in itertools.groupby(_of_row_groups(batches), lambda at: at[:2]):
-        rows = pa.Table.from_batches([rows for _, _, rows in cut])
-        places = pa.array(rows[_ROW].to_numpy() - file.begins[group])
-        texts = file.texts(group, set(columns.values()))
-        for name, column in columns.items():
-            rows = rows.append_column(name, texts[column].take(places))
-        yield rows.drop_columns(_PLACE)
+    for (path, size), of_file in itertools.groupby(_of_files(batches), lambda at: at[:2]):
+        file = _File(path, size, set(columns.values()))
+        for piece, cut in itertools.groupby(_of_pieces(of_file, file.begins), lambda at: at[0]):
+            rows = pa.Table.from_batches([rows for _, rows in cut])
+            places = pa.array(rows[_ROW].to_numpy() - file.begins[piece])
+            texts = file.texts(piece)
+            for name, column in columns.items():
+                rows = rows.append_column(name, _taken(texts[column], places))
+            yield rows.drop_columns([_ROW])
 
 
 class _File:
-    """A Parquet file.
+    """A Parquet file, read row group by row group, large ones in pieces.
 
     Attributes:
-        path: As Spark names it.
-        begins: The places of the first rows of all row groups, and of the row after the last.
+        begins: The place of each piece's first row, and of the row after the last.
     """
 
-    def __init__(self, path: str, size: int) -> None:
-        self.path = path
-        self._fs, self._plain = storage.filesystem(unquote(path))
-        with self._opened() as file:
-            self._footer = pq.read_metadata(file)
-        groups = range(self._footer.num_row_groups)
-        self.begins = np.cumsum([0, *(self._footer.row_group(n).num_rows for n in groups)])
-        if (found := self._fs.size(self._plain)) != size:
-            raise DataError(
-                f"'{path}' had {size} bytes and has {found} now: it was replaced while it was "
-                f"read; build again when the raw table is complete"
-            )
+    def __init__(self, path: str, size: int, columns: Collection[str]) -> None:
+        self._path, self._columns = unquote(path), columns
+        with self._named():
+            fs, plain = storage.filesystem(self._path)
+            # Whole columns are asked for: of what lies between, a store is to send nothing.
+            file = fs.open(plain, "rb", cache_type="none")
+            if (found := file.seek(0, 2)) != size:
+                raise DataError(
+                    f"'{self._path}' had {size} bytes and has {found} now: it was replaced while "
+                    f"it was read; build again when the raw table is complete"
+                )
+            footer = pq.read_metadata(file)
+            self._names = self._find(footer.schema.to_arrow_schema())
+            chunks = [self._chunks(footer.row_group(n)) for n in range(footer.num_row_groups)]
+            # Arrow has no dictionary of what is coded by differences.
+            delta = {c.path_in_schema for of in chunks for c in of if "DELTA" in str(c.encodings)}
+            coded = [name for name in self._names.values() if name not in delta]
+            self._parquet = pq.ParquetFile(file, metadata=footer, read_dictionary=coded)
+        self._pieces: list[tuple[int, int, int]] = []  # row group, its first piece, rows of each
+        sizes = []
+        for group, of_group in enumerate(chunks):
+            rows = footer.row_group(group).num_rows
+            size = sum(chunk.total_uncompressed_size for chunk in of_group)
+            most = min(_PIECE_ROWS, max(1, rows * _PIECE_BYTES // max(size, _PIECE_BYTES)))
+            begins = range(0, rows, most)
+            self._pieces += [(group, len(self._pieces), most)] * len(begins)
+            sizes += [min(most, rows - begin) for begin in begins]
+        self.begins = np.cumsum([0, *sizes])
+        self._reader: Iterator[pa.RecordBatch] = iter(())
+        self._next = 0
 
-    def texts(self, group: int, columns: Collection[str]) -> dict[str, pa.DictionaryArray]:
-        """Columns of a row group; one that the file does not have is null, as in Spark."""
-        # Spark finds a column whatever the case of its letters.
-        names = {name.lower(): name for name in self._footer.schema.to_arrow_schema().names}
-        there = [names[column.lower()] for column in columns if column.lower() in names]
-        with self._opened() as file:
-            opened = pq.ParquetFile(file, metadata=self._footer, read_dictionary=there)
-            read = opened.read_row_group(group, there, use_threads=False)
-        rows = self.begins[group + 1] - self.begins[group]
-        absent = pa.chunked_array([pa.nulls(rows, pa.string())])
-        found = {name.lower(): read[name] for name in there}
-        return {name: self._coded(found.get(name.lower(), absent), name) for name in columns}
+    def texts(self, piece: int) -> dict[str, pa.DictionaryArray]:
+        """The columns of a piece; one that the file does not have is null, as in Spark."""
+        group, first, rows = self._pieces[piece]
+        names = sorted(self._names.values())
+        with self._named():
+            if piece == first or piece != self._next:
+                self._reader = self._parquet.iter_batches(rows, [group], names, use_threads=False)
+                self._next = first
+            for _ in range(self._next, piece + 1):
+                read = next(self._reader)
+            self._next = piece + 1
+            found = {column: self._coded(read[name]) for column, name in self._names.items()}
+        size = self.begins[piece + 1] - self.begins[piece]
+        absent = pa.nulls(size, pa.string()).dictionary_encode()
+        return {column: found.get(column, absent) for column in self._columns}
 
     @contextlib.contextmanager
-    def _opened(self) -> Iterator[Any]:
+    def _named(self) -> Iterator[None]:
+        """Name the file in what goes wrong with it."""
         try:
-            with self._fs.open(self._plain, "rb") as file:
-                yield file
+            yield
+        except MemoryError:
+            raise
         except (OSError, pa.ArrowException) as error:
-            reason = str(error).split("\n")[0]
-            raise DataError(f"'{self.path}' cannot be read by Python workers: {reason}") from None
+            reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            raise DataError(f"'{self._path}' cannot be read by Python workers: {reason}") from None
 
-    def _coded(self, column: pa.ChunkedArray, name: str) -> pa.DictionaryArray:
-        texts = coded(column).combine_chunks()
-        kind = texts.type.value_type
-        if not (pa.types.is_string(kind) or pa.types.is_binary(kind)):
-            raise DataError(
-                f"'{self.path}': column '{name}' is {kind}, but a string in other files of the "
-                f"raw table; write them all with one type"
-            )
-        # A text that its writer did not mark as one is binary.
-        words = _shortened(texts.dictionary.view(pa.string()))
-        return pa.DictionaryArray.from_arrays(texts.indices, words)
+    def _find(self, schema: pa.Schema) -> dict[str, str]:
+        """The columns that are there, by the names in the table; the case does not count."""
+        names = {}
+        for column in self._columns:
+            there = [field for field in schema if field.name.lower() == column.lower()]
+            if len(there) > 1:
+                raise DataError(f"'{self._path}' has {len(there)} columns '{column}'")
+            for field in there:
+                coded = pa.types.is_dictionary(field.type)
+                kind = field.type.value_type if coded else field.type
+                if not any(is_text(kind) for is_text in _IS_TEXT):
+                    raise DataError(
+                        f"'{self._path}': column '{column}' is {kind}, but a string in other files "
+                        f"of the raw table; write them all with one type"
+                    )
+                names[column] = field.name
+        return names
+
+    def _chunks(self, group: pq.RowGroupMetaData) -> list[pq.ColumnChunkMetaData]:
+        names = set(self._names.values())
+        chunks = map(group.column, range(group.num_columns))
+        return [chunk for chunk in chunks if chunk.path_in_schema in names]
+
+    def _coded(self, column: pa.Array) -> pa.DictionaryArray:
+        texts = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+        words = texts.dictionary.cast(pa.binary()).view(pa.string())  # whatever it is marked as
+        if len(texts) > texts.null_count and pc.max(texts.indices).as_py() >= len(words):
+            raise DataError(f"'{self._path}' is damaged: it has codes without a text")
+        return pa.DictionaryArray.from_arrays(texts.indices, _shortened(words))
+
+
+def _taken(texts: pa.DictionaryArray, places: pa.Array) -> pa.DictionaryArray:
+    """The texts at ascending places, in a dictionary of not many others."""
+    if len(places) == len(texts):
+        return texts
+    taken = texts.take(places)
+    if len(taken) >= len(taken.dictionary):
+        return taken
+    return taken.dictionary_decode().dictionary_encode()
 
 
 def coded(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -163,25 +222,24 @@ def _name(text: bytes) -> bytes:
     return f"{beginning}... SHA-256 {digest}".encode(errors="surrogateescape")
 
 
-def _of_row_groups(batches: Batches) -> Iterator[tuple[_File, int, pa.RecordBatch]]:
-    """Rows cut where another row group begins."""
-    file = None
-    for path, size, rows in _of_files(batches):
-        if file is None or file.path != path:
-            file = _File(path, size)
-        groups = np.searchsorted(file.begins, rows[_ROW].to_numpy(), side="right") - 1
-        for begin, end in _runs(np.diff(groups)):
-            yield file, int(groups[begin]), rows.slice(begin, end - begin)
+def _of_pieces(
+    of_file: Iterable[tuple[str, int, pa.RecordBatch]], begins: Array
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Rows of a file cut where another piece begins."""
+    for _, _, rows in of_file:
+        pieces = np.searchsorted(begins, rows[_ROW].to_numpy(), side="right") - 1
+        for begin, end in _runs(np.diff(pieces)):
+            yield int(pieces[begin]), rows.slice(begin, end - begin)
 
 
 def _of_files(batches: Batches) -> Iterator[tuple[str, int, pa.RecordBatch]]:
     """Rows cut where another file begins."""
     for rows in filter(len, batches):
-        paths = rows[_FILE]
+        paths, sizes = rows[_FILE], rows[_BYTES]
         changes = pc.not_equal(paths[1:], paths[:-1]).to_numpy(zero_copy_only=False)
+        others = rows.select([name for name in rows.schema.names if name not in (_FILE, _BYTES)])
         for begin, end in _runs(changes):
-            path, size = (rows[name][begin].as_py() for name in (_FILE, _BYTES))
-            yield path, size, rows.slice(begin, end - begin)
+            yield paths[begin].as_py(), sizes[begin].as_py(), others.slice(begin, end - begin)
 
 
 def _runs(changes: Array) -> Iterator[tuple[int, int]]:

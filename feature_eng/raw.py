@@ -4,7 +4,8 @@ Canonical columns: one per field under the field's name (string, array<string>, 
 hashed), ``label`` (double, when a label is asked for), ``sample_weight`` (float, when a weight is),
 ``_keys`` (a struct of the key columns) and, when features are built, ``_split``, ``_day`` and
 ``_order`` (a hash of the keys; in chunks, of the whole row). The underscore keeps them apart from
-fields.
+fields. Where workers read texts by themselves (``feature_eng.parquet_texts``), a row's place
+stands for them.
 """
 
 from collections.abc import Iterable

@@ -85,7 +85,7 @@ class Vocabulary:
 
     Attributes:
         entries: Its table.
-        fields: What a pass over it found, per field that has any known value.
+        fields: What is known of each field.
     """
 
     entries: DataFrame
@@ -99,7 +99,7 @@ class Vocabulary:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Known values per field that has any."""
+        """Known values per field."""
         return {field: known.size for field, known in self.fields.items()}
 
     def memory(self, field: str) -> int:
@@ -197,7 +197,7 @@ def read_vocabulary(spark: SparkSession, directory: str, expected: str | None = 
     Args:
         spark: The session.
         directory: Theirs.
-        expected: The fingerprint that the manifest speaks of; None where there is none yet.
+        expected: The fingerprint that the manifest speaks of; None if any will do.
 
     Raises:
         DataError: It is missing, or not the expected one.

@@ -74,7 +74,7 @@ class SplitWriter:
     def deal(self, batches: Batches) -> Batches:
         """Encode the chunks that a partition of ``local_ids`` names, and cut them by file."""
         for rows, columns in encoded_chunks(batches, self.fields, self.packed, self.indexed):
-            packed = np.empty(len(rows), self._row)
+            packed = np.zeros(len(rows), self._row)
             for name, column in columns.items():
                 packed[name] = column
             for name in (ORDER, *self.loss_columns):
@@ -101,7 +101,8 @@ class SplitWriter:
             for file, split, rows in zip(*batch.columns, strict=True):
                 packed = np.frombuffer(rows.as_buffer(), self._row)
                 parts[file.as_py(), split.as_py()].append(packed)
-        for (file, split), of_file in parts.items():
+        while parts:
+            (file, split), of_file = parts.popitem()
             yield self._write_file(np.concatenate(of_file), split, file)
 
     @functools.cached_property
@@ -183,9 +184,11 @@ def _cells(values: Array, field: FieldSpec, known_then: int) -> list[list[int]]:
 def _least_type(field: FieldSpec) -> np.dtype[Any]:
     """Of a field's values in a row: of integers the smallest that holds its ids."""
     if field.kind == "multi_valued":  # also padding, which is negative
-        return np.dtype((np.min_scalar_type(-field.cardinality), field.length))
+        return np.dtype((np.min_scalar_type(-field.cardinality), (field.length,)))
     return (
-        np.dtype(np.float32) if field.kind == "numeric" else np.min_scalar_type(field.cardinality)
+        np.dtype(np.float32)
+        if field.kind == "numeric"
+        else np.min_scalar_type(field.cardinality - 1)
     )
 
 

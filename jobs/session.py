@@ -32,6 +32,8 @@ _FIXED: Properties = {
     # A file that cannot be read ends the run: its rows are not left out without a word.
     "spark.sql.files.ignoreCorruptFiles": "false",
     "spark.sql.files.ignoreMissingFiles": "false",
+    # The reader that says where a row lies in a file (feature_eng.parquet_texts).
+    "spark.sql.sources.useV1SourceList": "avro,csv,json,kafka,orc,parquet,text",
     # The JVM interprets what is longer, with some 22 fields on: then Spark is to make it shorter.
     "spark.sql.codegen.hugeMethodLimit": "8000",
     # Else the backslashes of a delimiter's pattern mean others (feature_eng.fields).

@@ -1,7 +1,7 @@
 """Texts that workers read from Parquet files by themselves, against those that Spark hands over."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -36,6 +36,7 @@ FIELDS = [
     {"name": "length", "expr": "length(word)", "kind": "categorical"},
     {"name": "place", "kind": "categorical"},
     {"name": "number", "kind": "categorical"},
+    {"name": "tags", "kind": "multi_valued", "max_length": 1},
 ]
 OWN = {
     name: {"again": "word", "dotted": "in.ner", "quoted": "a `b` c"}.get(name, name)
@@ -60,6 +61,7 @@ def part(seed: int, rows: int = 700) -> pa.Table:
             "a `b` c": pa.array(rng.choice(WORDS, rows).tolist(), pa.string()),
             "never": pa.nulls(rows, pa.string()),
             "number": rng.integers(0, 9, rows),
+            "tags": [["x", "y"][: row % 3] for row in range(rows)],
         }
     )
 
@@ -71,15 +73,20 @@ def write_parts(directory: Path) -> None:
     )
     sometimes = part(2).column_names.index("sometimes")
     unmarked = part(2).set_column(sometimes, "sometimes", part(2)["sometimes"].cast(pa.binary()))
+    differences = {"column_encoding": {"word": "DELTA_BYTE_ARRAY"}, "use_dictionary": ["in.ner"]}
+    large = part(4).set_column(
+        part(4).column_names.index("word"), "word", part(4)["word"].cast(pa.large_string())
+    )
     parts: Sequence[tuple[pa.Table, dict[str, Any]]] = [
         (part(0), {}),
         (part(1).drop_columns(["sometimes"]), {"use_dictionary": False}),
+        (large, differences),
         (unmarked, {"data_page_version": "2.0", "compression": "zstd"}),
         (renamed, {"dictionary_pagesize_limit": 100, "store_schema": False}),
     ]
     for number, (table, options) in enumerate(parts):
         # As Spark escapes what a path must not hold.
-        place = directory / f"place={quote(f'p {number}% é', safe=' é')}"
+        place = directory / f"place={quote(f'p +{number}#% é', safe=' é+')}"
         place.mkdir(parents=True)
         pq.write_table(table, place / "part 0.parquet", row_group_size=150, **options)
 
@@ -105,6 +112,22 @@ def contents(config: Config, manifest: Manifest) -> dict[str, list[dict[str, Any
     }
 
 
+@pytest.fixture
+def cut_often(spark: SparkSession) -> Iterator[None]:
+    """A row group comes in several batches, a file to several tasks."""
+    few = {
+        "spark.sql.execution.arrow.maxRecordsPerBatch": "100",
+        "spark.sql.files.maxPartitionBytes": "8k",
+    }
+    before = {key: spark.conf.get(key) for key in few}
+    for key, value in few.items():
+        spark.conf.set(key, value)
+    yield
+    for key, value in before.items():
+        spark.conf.set(key, value)
+
+
+@pytest.mark.usefixtures("cut_often")
 @pytest.mark.parametrize("last", ["2026-01-03", "2026-01-02"])
 def test_features_are_the_same_whoever_reads(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str
@@ -126,15 +149,16 @@ def test_features_are_the_same_whoever_reads(
     assert ours.fields == theirs.fields
     assert ours.vocabulary_fingerprint == theirs.vocabulary_fingerprint
     rows = sum(split.rows for split in ours.splits.values())
-    assert (rows == 2800) == (last == "2026-01-03")
+    assert (rows == 3500) == (last == "2026-01-03")
     sizes = {field.name: field.cardinality for field in ours.fields}
     assert sizes["word"] == 2 + len(WORDS) - 1, "every word, the long ones apart, and no other"
     assert sizes["never"] == 2
 
 
 def test_other_tables_are_left_to_spark(spark: SparkSession, tmp_path: Path) -> None:
-    raw = write_raw(tmp_path / "raw", raw_table(50))
-    plain = settings(tmp_path)
+    root = tmp_path / "user"  # no partition, though named as a column
+    raw = write_raw(root / "raw", raw_table(50))
+    plain = settings(root)
     drawn = {"user": ["user"], "item": "item", "per_positive": 1, "seed": 0}
 
     def found(**changed: Any) -> dict[str, str]:
@@ -153,18 +177,48 @@ def test_other_tables_are_left_to_spark(spark: SparkSession, tmp_path: Path) -> 
         spark.sql("DROP TABLE texts_of_a_table")
 
 
-@pytest.mark.parametrize("case", ["number", "damaged"])
+@pytest.mark.parametrize("kept", [1.0, 0.6, 0.01])
+def test_texts_are_those_of_the_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: float
+) -> None:
+    """Pieces of row groups, of which some rows are wanted, in batches that end anywhere."""
+    monkeypatch.setattr("feature_eng.parquet_texts._PIECE_ROWS", 64)
+    rng = np.random.default_rng(0)
+    table = part(0, 2000)
+    expected, pieces = [], []
+    for number, rows_of_group in enumerate((700, 50)):
+        path = tmp_path / f"{number}.parquet"
+        pq.write_table(table, path, row_group_size=rows_of_group)
+        rows = np.flatnonzero(rng.random(2000) < kept)
+        place = {
+            "_file": [f"file://{path}"] * len(rows),
+            "_bytes": [path.stat().st_size] * len(rows),
+        }
+        pieces.append(pa.table({**place, "_row": rows}))
+        expected += table["word"].take(rows).to_pylist()
+    batches = pa.concat_tables(pieces).combine_chunks().to_batches(max_chunksize=150)
+    found = list(with_texts(batches, {"text": "word"}))
+    texts = [text for rows in found for text in rows["text"].to_pylist()]
+    assert [text and text[:100] for text in texts] == [text and text[:100] for text in expected]
+    for rows in found:
+        (text,) = rows["text"].chunks
+        assert len(text.dictionary) <= max(len(text), len(set(text.to_pylist())))
+
+
+@pytest.mark.parametrize("case", ["number", "list", "damaged"])
 def test_a_file_whose_texts_cannot_be_read_is_named(
     spark: SparkSession, tmp_path: Path, case: str
 ) -> None:
     config = make_config(tmp_path)
     raw = write_raw(tmp_path / "raw", raw_table(100), files=4)
     path = raw / "part-2.parquet"
-    if case == "number":
+    others = {"number": (1, "int64"), "list": (["a"], "list<.*>")}
+    if case in others:
+        value, kind = others[case]
         table = pq.read_table(path)
         place = table.column_names.index("device")
-        pq.write_table(table.set_column(place, "device", pa.array(range(len(table)))), path)
-        message = r"part-2\.parquet': column 'device' is int64, but a string in other files"
+        pq.write_table(table.set_column(place, "device", pa.array([value] * len(table))), path)
+        message = rf"part-2\.parquet': column 'device' is {kind}, but a string in other files"
     else:
         column = pq.read_metadata(path).row_group(0).column(2)
         assert column.path_in_schema == "device"
@@ -174,7 +228,7 @@ def test_a_file_whose_texts_cannot_be_read_is_named(
             b"\xff" * column.total_compressed_size
         )
         path.write_bytes(content)
-        message = r"part-2\.parquet' cannot be read by Python workers: "
+        message = r"part-2\.parquet' cannot be read by Python workers: OSError: "
     with pytest.raises(PythonException) as failed:
         build_features(spark, config, overwrite=False)
     error = explained(failed.value)
