@@ -55,6 +55,6 @@ def canonical_rows(raw: DataFrame, config: Config, texts: Collection[str] = ()) 
     is_raw = ~F.col(DRAWN) if config.negatives else F.lit(True)
     checked = checked_columns(raw, config.checks.columns, is_raw)
     # A hash passes over nulls: that they are is hashed as well.
-    shape = [named_column(raw, key, "keys").isNull() for key in config.keys]
-    order = key_hash(F.struct(keys, *shape), config.features.seed)
+    named = [named_column(raw, key, "keys") for key in config.keys]
+    order = key_hash([*named, *(key.isNull() for key in named)], config.features.seed)
     return raw.select(label, *weights, *columns, keys, split, day, order.alias(ORDER), *checked)

@@ -4,7 +4,7 @@ Rows stay in Spark. Through numpy go, once per user, the numbers of the items to
 of the positives' keys; the rows are joined to what was drawn for their hash.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 import numpy as np
@@ -32,7 +32,7 @@ def with_negatives(
     raw: DataFrame,
     negatives: NegativesConfig,
     *,
-    keys: Column,
+    keys: Iterable[Column],
     positive: Column,
     train: Column,
     apart: bool,
@@ -46,7 +46,7 @@ def with_negatives(
     Args:
         raw: The raw table.
         negatives: What to draw.
-        keys: The key columns of a row, as a struct.
+        keys: The key columns of a row.
         positive: Whether a row has label 1.
         train: Whether a row is for training; popularity is that of these rows.
         apart: Whether training rows are to know nothing of the others: they get items that training
@@ -88,7 +88,11 @@ def with_negatives(
 
 
 def _touches(
-    raw: DataFrame, negatives: NegativesConfig, keys: Column, positive: Column, train: Column
+    raw: DataFrame,
+    negatives: NegativesConfig,
+    keys: Iterable[Column],
+    positive: Column,
+    train: Column,
 ) -> DataFrame:
     """Each row's user (null where a part is), item, its columns, and for a positive its hash."""
     users = [named_column(raw, name, "negatives.user") for name in negatives.user]

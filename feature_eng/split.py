@@ -14,12 +14,13 @@ from feature_eng.raw import SPLIT, named_column
 _BUCKETS = 1_000_000
 
 
-def key_hash(keys: Column, seed: int) -> Column:
+def key_hash(keys: Iterable[Column], seed: int) -> Column:
     """A 64-bit hash of a row's keys: what is dealt by it does not depend on order or layout."""
-    return F.xxhash64(F.lit(seed), keys)
+    # Column by column: Spark would make an object of each row's struct, and hash it alike.
+    return F.xxhash64(F.lit(seed), *keys)
 
 
-def hashed_keys(raw: DataFrame, names: Iterable[str], wanted_by: str) -> Column:
+def hashed_keys(raw: DataFrame, names: Iterable[str], wanted_by: str) -> list[Column]:
     """Key columns as they are hashed: an integer is the same number however wide its column is.
 
     Raises:
@@ -30,10 +31,10 @@ def hashed_keys(raw: DataFrame, names: Iterable[str], wanted_by: str) -> Column:
         key = named_column(raw, name, wanted_by)
         is_integer = isinstance(raw.schema[name].dataType, T.IntegralType)
         keys.append(key.cast("bigint") if is_integer else key)
-    return F.struct(*keys)
+    return keys
 
 
-def split_column(raw: DataFrame, keys: Column, split: SplitConfig) -> Column:
+def split_column(raw: DataFrame, keys: Iterable[Column], split: SplitConfig) -> Column:
     """The split of each row: ``train``, ``valid``, ``test``, or null where its column says none.
 
     Args:
@@ -66,8 +67,8 @@ def split_column(raw: DataFrame, keys: Column, split: SplitConfig) -> Column:
 
 def with_coded_split(rows: DataFrame) -> DataFrame:
     """Rows whose split is its place in ``SPLITS``, or -1 for none: int."""
-    place = F.array_position(F.array(*map(F.lit, SPLITS)), F.col(SPLIT)) - 1
-    return rows.withColumn(SPLIT, F.coalesce(place, F.lit(-1)).cast("int"))
+    codes = " ".join(f"WHEN '{name}' THEN {code}" for code, name in enumerate(SPLITS))
+    return rows.withColumn(SPLIT, F.expr(f"CASE {SPLIT} {codes} ELSE -1 END"))
 
 
 def _cut(raw: DataFrame, value: str | int | float, kind: T.DataType) -> Column:

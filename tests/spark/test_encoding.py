@@ -281,7 +281,7 @@ def test_integers_of_any_width_are_dealt_alike(spark: SparkSession) -> None:
 def test_a_split_by_user_keeps_the_rows_of_a_user_together(spark: SparkSession) -> None:
     raw = spark.range(20_000).selectExpr("id", "id % 1000 as user")
     split = RandomSplit(kind="random", valid=0.1, test=0.2, by=["user"])
-    dealt = raw.select("user", split_column(raw, F.struct("id"), split))
+    dealt = raw.select("user", split_column(raw, [F.col("id")], split))
     users = dealt.distinct().groupBy("_split").count().collect()
     shares = {row["_split"]: row["count"] for row in users}
     assert sum(shares.values()) == 1000  # nobody is in two
