@@ -20,7 +20,7 @@ from feature_eng.raw import (
     named_column,
     weight_column,
 )
-from feature_eng.split import hashed_keys, key_hash, split_column
+from feature_eng.split import TRAIN, hashed_keys, key_hash, split_column
 
 
 def canonical_rows(raw: DataFrame, config: Config, texts: Collection[str] = ()) -> DataFrame:
@@ -48,7 +48,7 @@ def canonical_rows(raw: DataFrame, config: Config, texts: Collection[str] = ()) 
             config.negatives,
             keys=hashed,
             positive=label == 1,
-            train=split == "train",
+            train=split == TRAIN,
             apart=not isinstance(config.split, RandomSplit),
         )
         label = F.when(F.col(DRAWN), 0.0).otherwise(label).alias(LABEL)

@@ -29,7 +29,7 @@ from conf.manifest import PADDING, FieldSpec
 from feature_eng.parquet_texts import coded, with_texts
 from feature_eng.raw import DAY, ORDER, SPLIT
 from feature_eng.row_order import mix_in_numbers, mix_in_texts
-from feature_eng.split import with_coded_split
+from feature_eng.split import TRAIN
 from feature_eng.tally import Tally
 from feature_eng.vocabulary import ENTRY_BYTES
 from feature_eng.workers import Batches, in_worker
@@ -102,7 +102,7 @@ def pack(
     for kind in (_ROWS, _DICTIONARIES):
         storage.make_directory(f"{directory}/{kind}")
     worker = functools.partial(_pack_partition, fields=fields, directory=directory, texts=texts)
-    packed = with_coded_split(rows).mapInArrow(in_worker(worker), _PACKED).collect()
+    packed = rows.mapInArrow(in_worker(worker), _PACKED).collect()
     names = [field.name for field in fields if field.has_vocabulary]
     return Packed(
         directory,
@@ -126,7 +126,7 @@ def _pack_partition(
         others = [name for name in rows.column_names if name not in {*valued, DAY}]
         columns = {name: rows[name].combine_chunks() for name in others}
         order = rows[ORDER].to_numpy().view(np.uint64).copy()
-        trains = rows[SPLIT].to_numpy() == 0
+        trains = rows[SPLIT].to_numpy() == TRAIN
         days = rows[DAY].cast(pa.int32()).cast(pa.float64()).to_numpy()
         with (
             create(f"{directory}/{_DICTIONARIES}/{chunk}.parquet") as file,

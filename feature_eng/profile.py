@@ -16,7 +16,7 @@ from conf.fields import LABEL, WEIGHT, BucketisedField, MultiValuedField, Numeri
 from conf.manifest import FieldSpec
 from conf.schema import SPLITS, Config
 from feature_eng.raw import SPLIT
-from feature_eng.split import with_coded_split
+from feature_eng.split import TRAIN
 from feature_eng.tally import Moments, Tally
 from feature_eng.workers import Batches, in_worker
 
@@ -59,7 +59,7 @@ def profile_rows(rows: DataFrame, config: Config, fields: Sequence[FieldSpec]) -
     weights = [WEIGHT] if config.weight else []
     counted = [f.name for f in fields if f.kind not in ("categorical", "hashed")]
     tallies = (
-        with_coded_split(observed.select(SPLIT, LABEL, *weights, *counted))
+        observed.select(SPLIT, LABEL, *weights, *counted)
         .mapInArrow(in_worker(functools.partial(_tally, fields=fields)), "tally string")
         .collect()
     )
@@ -108,7 +108,7 @@ def quantile_columns(config: Config, fitted: Collection[str] = ()) -> dict[str, 
             and field.method == "quantile"
             and field.name not in fitted
         ):
-            value = F.when(F.col(SPLIT) == "train", F.col(field.name))
+            value = F.when(F.col(SPLIT) == TRAIN, F.col(field.name))
             cuts = [i / field.num_buckets for i in range(1, field.num_buckets)]
             # Observed arrays stay in Java.
             quantiles = F.percentile_approx(value, cuts, _QUANTILE_ACCURACY)

@@ -11,6 +11,7 @@ from conf.errors import DataError
 from conf.schema import SPLITS, ColumnSplit, RandomSplit, SplitConfig
 from feature_eng.raw import SPLIT, named_column
 
+TRAIN = SPLITS.index("train")
 _BUCKETS = 1_000_000
 
 
@@ -35,7 +36,7 @@ def hashed_keys(raw: DataFrame, names: Iterable[str], wanted_by: str) -> list[Co
 
 
 def split_column(raw: DataFrame, keys: Iterable[Column], split: SplitConfig) -> Column:
-    """The split of each row: ``train``, ``valid``, ``test``, or null where its column says none.
+    """The split of each row by its place in ``SPLITS``, or -1 where its column says none: int.
 
     Args:
         raw: The raw table.
@@ -47,8 +48,8 @@ def split_column(raw: DataFrame, keys: Iterable[Column], split: SplitConfig) -> 
     """
     if isinstance(split, ColumnSplit):
         said = named_column(raw, split.column, "split").cast("string")
-        return F.when(said.isin(*SPLITS), said).alias(SPLIT)
-    if isinstance(split, RandomSplit):
+        is_train, is_valid, is_test = (said == name for name in SPLITS)
+    elif isinstance(split, RandomSplit):
         if split.by is not None:
             keys = hashed_keys(raw, split.by, "split.by")
         position = F.pmod(key_hash(keys, split.seed), F.lit(_BUCKETS)) / _BUCKETS
@@ -61,14 +62,8 @@ def split_column(raw: DataFrame, keys: Iterable[Column], split: SplitConfig) -> 
             time = F.nanvl(time, F.lit(None))  # NaN is greater than any cut
         valid_from, test_from = _cut(raw, split.valid_from, kind), _cut(raw, split.test_from, kind)
         is_test, is_valid, is_train = time >= test_from, time >= valid_from, time < valid_from
-    dealt = F.when(is_test, "test").when(is_valid, "valid").when(is_train, "train")
-    return dealt.alias(SPLIT)
-
-
-def with_coded_split(rows: DataFrame) -> DataFrame:
-    """Rows whose split is its place in ``SPLITS``, or -1 for none: int."""
-    codes = " ".join(f"WHEN '{name}' THEN {code}" for code, name in enumerate(SPLITS))
-    return rows.withColumn(SPLIT, F.expr(f"CASE {SPLIT} {codes} ELSE -1 END"))
+    dealt = F.when(is_test, SPLITS.index("test")).when(is_valid, SPLITS.index("valid"))
+    return dealt.when(is_train, TRAIN).otherwise(-1).alias(SPLIT)
 
 
 def _cut(raw: DataFrame, value: str | int | float, kind: T.DataType) -> Column:

@@ -74,7 +74,7 @@ class Tally(NamedTuple):
 
     @classmethod
     def of(cls, rows: pa.Table, fields: Sequence[FieldSpec]) -> "Tally":
-        """Count canonical rows, in which the code of a split (``coded_split``) stands for it."""
+        """Count canonical rows."""
         split, label = rows[SPLIT].to_numpy(), rows[LABEL].to_numpy()
         counts = Counter({"rows": len(rows), "no_split": _count(split < 0)})
         counts["not_binary"] = _count((label != 0) & (label != 1) & ~np.isnan(label))

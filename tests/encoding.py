@@ -16,6 +16,7 @@ from feature_eng.raw import DAY, ORDER, SPLIT
 from feature_eng.scored_files import ScoreWriter
 from feature_eng.scoring import Encoder, kept_columns, scores_schema, write_indices
 from feature_eng.shipped import Shipped
+from feature_eng.split import TRAIN
 from feature_eng.vocabulary import Vocabulary, read_vocabulary
 
 
@@ -28,7 +29,7 @@ def packed(rows: DataFrame, fields: Sequence[FieldSpec], directory: Path) -> Pac
     """The chunks of rows, in which columns that do not matter may be missing."""
     others = {
         LABEL: F.lit(0.0),
-        SPLIT: F.lit("train"),
+        SPLIT: F.lit(TRAIN),
         DAY: F.lit(None).cast("date"),
         ORDER: F.lit(0).cast("bigint"),
     }

@@ -14,7 +14,7 @@ from pyspark.testing import assertDataFrameEqual
 from conf.errors import DataError
 from conf.fields import CategoricalField, MultiValuedField
 from conf.manifest import FieldSpec
-from conf.schema import ColumnSplit, RandomSplit, TimeSplit
+from conf.schema import SPLITS, ColumnSplit, RandomSplit, TimeSplit
 from feature_eng.raw import field_column, named_column
 from feature_eng.split import hashed_keys, split_column
 from feature_eng.vocabulary import (
@@ -217,12 +217,13 @@ def test_a_random_split_follows_the_keys_alone(spark: SparkSession) -> None:
     split = RandomSplit(kind="random", valid=0.1, test=0.2, seed=5)
 
     def dealt(frame: DataFrame) -> DataFrame:
-        keys = F.struct(named_column(frame, "id", "keys"))
+        keys = [named_column(frame, "id", "keys")]
         return frame.select("id", split_column(frame, keys, split))
 
     first, again = dealt(raw), dealt(raw.repartition(9).orderBy("noise"))
     assertDataFrameEqual(first, again)
-    shares = {r["_split"]: r["count"] / 20_000 for r in first.groupBy("_split").count().collect()}
+    counts = first.groupBy("_split").count().collect()
+    shares = {SPLITS[row["_split"]]: row["count"] / 20_000 for row in counts}
     # four standard deviations of a binomial share of 20,000
     assert shares["valid"] == pytest.approx(0.1, abs=0.0085)
     assert shares["test"] == pytest.approx(0.2, abs=0.0115)
@@ -234,24 +235,24 @@ def test_a_time_split_cuts_at_the_given_values(spark: SparkSession) -> None:
         "('2024-01-03 00:00:00'), ('2024-02-01'), (null) as v(t)"
     )
     split = TimeSplit(kind="time", column="at", valid_from="2024-01-02", test_from="2024-01-03")
-    found = raw.select(split_column(raw, F.struct("at"), split)).collect()
-    assert [row[0] for row in found] == ["train", "valid", "test", "test", None]
+    found = raw.select(split_column(raw, [F.col("at")], split)).collect()
+    assert [row[0] for row in found] == [0, 1, 2, 2, -1]
     wrong = TimeSplit(kind="time", column="at", valid_from="soon", test_from="2024-01-03")
     with pytest.raises(DataError, match="'soon' cannot be read as timestamp"):
-        split_column(raw, F.struct("at"), wrong)
+        split_column(raw, [F.col("at")], wrong)
     number = TimeSplit(kind="time", column="day", valid_from=3, test_from=4)
     with pytest.raises(DataError, match="3 cannot be read as date"):
-        split_column(raw.selectExpr("date(at) as day"), F.struct("day"), number)
+        split_column(raw.selectExpr("date(at) as day"), [F.col("day")], number)
     half = TimeSplit(kind="time", column="day", valid_from=2.5, test_from=4)
     with pytest.raises(DataError, match=r"2\.5 cannot be read as int"):
-        split_column(raw.selectExpr("day(at) as day"), F.struct("day"), half)
+        split_column(raw.selectExpr("day(at) as day"), [F.col("day")], half)
     floats = spark.sql(
         "select double(t) as at from "
         "values ('-Infinity'), ('1.5'), ('3'), ('Infinity'), ('NaN') as v(t)"
     )
     split = TimeSplit(kind="time", column="at", valid_from=1.5, test_from=3)
-    found = floats.select(split_column(floats, F.struct("at"), split)).collect()
-    assert [row[0] for row in found] == ["train", "valid", "test", "test", None]
+    found = floats.select(split_column(floats, [F.col("at")], split)).collect()
+    assert [row[0] for row in found] == [0, 1, 2, 2, -1]
 
 
 def test_integers_of_any_width_are_dealt_alike(spark: SparkSession) -> None:
@@ -267,7 +268,8 @@ def test_integers_of_any_width_are_dealt_alike(spark: SparkSession) -> None:
         signed = hashed - 2**64 if hashed >= 2**63 else hashed
         positions[number] = signed % 1_000_000 / 1_000_000
     expected = [
-        "test" if at < 0.3 else "valid" if at < 0.5 else "train" for at in positions.values()
+        SPLITS.index("test" if at < 0.3 else "valid" if at < 0.5 else "train")
+        for at in positions.values()
     ]
     found = []
     for raw in (wide, narrow):
@@ -283,7 +285,7 @@ def test_a_split_by_user_keeps_the_rows_of_a_user_together(spark: SparkSession) 
     split = RandomSplit(kind="random", valid=0.1, test=0.2, by=["user"])
     dealt = raw.select("user", split_column(raw, [F.col("id")], split))
     users = dealt.distinct().groupBy("_split").count().collect()
-    shares = {row["_split"]: row["count"] for row in users}
+    shares = {SPLITS[row["_split"]]: row["count"] for row in users}
     assert sum(shares.values()) == 1000  # nobody is in two
     # four standard deviations of a binomial count of 1,000
     assert shares["valid"] == pytest.approx(100, abs=38)
@@ -294,6 +296,6 @@ def test_a_column_may_say_the_split(spark: SparkSession) -> None:
     raw = spark.sql(
         "select * from values ('test'), ('train'), ('valid'), ('Train'), (null) as v(s)"
     )
-    column = split_column(raw, F.struct("s"), ColumnSplit(kind="column", column="s"))
+    column = split_column(raw, [F.col("s")], ColumnSplit(kind="column", column="s"))
     found = [row[0] for row in raw.select(column).collect()]
-    assert found == ["test", "train", "valid", None, None]
+    assert found == [2, 0, 1, -1, -1]

@@ -30,7 +30,7 @@ FIELDS: list[FieldConfig] = [
 SPECS = unfitted_specs(FIELDS)
 SCHEMA = (
     "row int, word string, few string, none string, shared string, tags array<string>, "
-    "_day date, _split string"
+    "_day date, _split int"
 )
 
 
@@ -51,7 +51,7 @@ def night(spark: SparkSession, number: int) -> DataFrame:
     for row in range(600):
         day = None if rng.random() < 0.2 else date(2026, number, 1) + timedelta(rng.randrange(9))
         tags = [word() for _ in range(rng.randrange(4))]
-        split = rng.choice(["train", "train", "test"])
+        split = rng.choice([0, 0, 2])
         rows.append((row, word(), word(), None, word(), [tag for tag in tags if tag], day, split))
     return spark.createDataFrame(rows, SCHEMA).repartition(3)
 
