@@ -35,8 +35,8 @@ _IS_TEXT = (
     *(pa.types.is_string, pa.types.is_large_string),
     *(pa.types.is_binary, pa.types.is_large_binary),  # as writers leave it that mark nothing
 )
-# Of a row group, that are read at once.
-_PIECE_ROWS, _PIECE_BYTES = 1 << 20, 64 << 20
+_PIECE_ROWS, _PIECE_BYTES = 1 << 20, 64 << 20  # of a row group, that are read at once
+_CODE_BYTES = 4  # of a text of a row
 
 
 def text_columns(raw: DataFrame, config: Config, fields: Sequence[FieldSpec]) -> dict[str, str]:
@@ -104,9 +104,9 @@ class _File:
     def __init__(self, path: str, size: int, columns: Collection[str]) -> None:
         self._path, self._columns = unquote(path), columns
         with self._named():
-            fs, plain = storage.filesystem(self._path)
+            fs, place = storage.filesystem(self._path)
             # Whole columns are asked for: of what lies between, a store is to send nothing.
-            file = fs.open(plain, "rb", cache_type="none")
+            file = fs.open(place, "rb", cache_type="none")
             if (found := file.seek(0, 2)) != size:
                 raise DataError(
                     f"'{self._path}' had {size} bytes and has {found} now: it was replaced while "
@@ -123,8 +123,9 @@ class _File:
         sizes = []
         for group, of_group in enumerate(chunks):
             rows = footer.row_group(group).num_rows
-            size = sum(chunk.total_uncompressed_size for chunk in of_group)
-            most = min(_PIECE_ROWS, max(1, rows * _PIECE_BYTES // max(size, _PIECE_BYTES)))
+            plain = sum(chunk.total_uncompressed_size for chunk in of_group)
+            held = max(_PIECE_BYTES, plain, _CODE_BYTES * rows * len(of_group))
+            most = min(_PIECE_ROWS, max(1, rows * _PIECE_BYTES // held))
             begins = range(0, rows, most)
             self._pieces += [(group, len(self._pieces), most)] * len(begins)
             sizes += [min(most, rows - begin) for begin in begins]
@@ -156,7 +157,8 @@ class _File:
         except MemoryError:
             raise
         except (OSError, pa.ArrowException) as error:
-            reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            said = str(error).partition("\n")[0]
+            reason = f"{type(error).__name__}: {said}"
             raise DataError(f"'{self._path}' cannot be read by Python workers: {reason}") from None
 
     def _find(self, schema: pa.Schema) -> dict[str, str]:
