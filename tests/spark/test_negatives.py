@@ -135,7 +135,7 @@ def negatives_of(raw: DataFrame, *, apart: bool = False, **changes: Any) -> Data
     return with_negatives(
         raw,
         NegativesConfig.model_validate(NEGATIVES | changes),
-        keys=F.struct("n", F.col("`item.id`")),
+        keys=[F.col("n"), F.col("`item.id`")],
         positive=F.col("rating") >= 3,
         train=F.col("n") % 3 > 0,
         apart=apart,
