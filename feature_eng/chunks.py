@@ -190,7 +190,7 @@ def _chunks(tables: Iterable[pa.Table], slots: int) -> Iterator[pa.Table]:
 
 
 def _coded(column: pa.ChunkedArray, field: FieldSpec) -> tuple[Array, pa.Array]:
-    """Codes [n, L], and the value of each code in the order in which they came."""
+    """Codes [n, L], and the value of each code; one from a file's dictionary may be in no row."""
     if field.kind == "categorical":
         parts = coded(column).chunks  # of one dictionary
         codes = pa.chunked_array([part.indices for part in parts]).fill_null(PADDING)
