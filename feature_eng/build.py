@@ -31,7 +31,7 @@ from feature_eng.chunks import Packed, pack
 from feature_eng.encode import local_ids
 from feature_eng.fields import fitted_specs, unfitted_specs, with_rates
 from feature_eng.indexing import index_fields
-from feature_eng.parquet_texts import text_columns
+from feature_eng.parquet_texts import find_texts
 from feature_eng.profile import Profile, make_profile, observe, quantile_columns
 from feature_eng.raw import KEYS, read_raw, rows_of_days
 from feature_eng.vocabulary import (
@@ -119,9 +119,9 @@ def _pack(
     fitted = [field.name for field in base.manifest.fields] if base else []
     fits, checks = quantile_columns(config, fitted), contract.statistics(config.checks.columns)
     fields = unfitted_specs(config.fields)
-    texts = text_columns(raw, config, fields)
-    logger.info("texts that workers read by themselves: %s", ", ".join(texts) or "none")
-    observed, found = observe(canonical_rows(raw, config, texts), fits | checks)
+    texts = find_texts(raw, config, fields)
+    logger.info("texts that workers read by themselves: %s", ", ".join(texts.columns) or "none")
+    observed, found = observe(canonical_rows(raw, config, texts.columns), fits | checks)
     packed = pack(observed.drop(KEYS, contract.CHECKED), fields, chunks, texts)
     values = found()
     profile = make_profile(packed.tally, values, config)

@@ -41,7 +41,8 @@ def canonical_rows(raw: DataFrame, config: Config, texts: Collection[str] = ()) 
     columns = [field_column(raw, spec) for spec in specs if spec.name not in texts]
     columns += place_columns(raw) if texts else []
     hashed = hashed_keys(raw, config.keys, "keys")
-    split, day = split_column(raw, hashed, config.split), day_column(raw, config.raw)
+    split = split_column(raw, hashed, config.split)
+    day = [day_column(raw, config.raw)] if config.raw.ds_column in raw.columns else []
     if config.negatives is not None:
         raw = with_negatives(
             raw,
@@ -57,4 +58,4 @@ def canonical_rows(raw: DataFrame, config: Config, texts: Collection[str] = ()) 
     # A hash passes over nulls: that they are is hashed as well.
     named = [named_column(raw, key, "keys") for key in config.keys]
     order = key_hash([*named, *(key.isNull() for key in named)], config.features.seed)
-    return raw.select(label, *weights, *columns, keys, split, day, order.alias(ORDER), *checked)
+    return raw.select(label, *weights, *columns, keys, split, *day, order.alias(ORDER), *checked)

@@ -12,7 +12,6 @@ import functools
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ from pyspark.sql import DataFrame, SparkSession
 from conf import storage
 from conf.fields import LABEL, WEIGHT
 from conf.manifest import PADDING, FieldSpec
-from feature_eng.parquet_texts import coded, with_texts
+from feature_eng.parquet_texts import NO_TEXTS, Texts, coded, with_texts
 from feature_eng.raw import DAY, ORDER, SPLIT
 from feature_eng.row_order import mix_in_numbers, mix_in_texts
 from feature_eng.split import TRAIN
@@ -87,7 +86,7 @@ def pack(
     rows: DataFrame,
     fields: Sequence[FieldSpec],
     directory: str,
-    texts: Mapping[str, str] = MappingProxyType({}),
+    texts: Texts = NO_TEXTS,
 ) -> Packed:
     """Write canonical rows as chunks: the one pass over the raw rows.
 
@@ -95,8 +94,7 @@ def pack(
         rows: Canonical rows (see ``feature_eng.raw``).
         fields: All fields, unfitted or fitted.
         directory: Receives the chunks; also those of tasks that were tried again, which are none.
-        texts: The columns of fields that the rows' places stand for (see
-            ``feature_eng.parquet_texts``).
+        texts: Those that the rows' places stand for.
     """
     # Here and not by the tasks: what one that was cancelled still wants to write has no place then.
     for kind in (_ROWS, _DICTIONARIES):
@@ -113,11 +111,11 @@ def pack(
 
 
 def _pack_partition(
-    batches: Batches, fields: Sequence[FieldSpec], directory: str, texts: Mapping[str, str]
+    batches: Batches, fields: Sequence[FieldSpec], directory: str, texts: Texts
 ) -> Batches:
     tables = (
         with_texts(batches, texts)
-        if texts
+        if texts.columns
         else (pa.Table.from_batches([batch]) for batch in batches)
     )
     for rows in _chunks(tables, sum(field.length for field in fields)):
@@ -127,7 +125,7 @@ def _pack_partition(
         columns = {name: rows[name].combine_chunks() for name in others}
         order = rows[ORDER].to_numpy().view(np.uint64).copy()
         trains = rows[SPLIT].to_numpy() == TRAIN
-        days = rows[DAY].cast(pa.int32()).cast(pa.float64()).to_numpy()
+        days = _days(rows)
         with (
             create(f"{directory}/{_DICTIONARIES}/{chunk}.parquet") as file,
             pq.ParquetWriter(file, _SCHEMA, compression="zstd") as dictionaries,
@@ -153,6 +151,14 @@ def _pack_partition(
             ],
             ["chunk", "memory", "tally"],
         )
+
+
+def _days(rows: pa.Table) -> Array:
+    """The day of each row since 1970, NaN for none: float64 [n]."""
+    if DAY not in rows.column_names:
+        return np.full(len(rows), np.nan)
+    days: Array = rows[DAY].cast(pa.int32()).cast(pa.float64()).to_numpy()
+    return days
 
 
 def _numbers(columns: Mapping[str, Any], fields: Sequence[FieldSpec]) -> list[str]:

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 import numpy as np
@@ -19,14 +19,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from conf import storage
-from conf.errors import DataError
+from conf.errors import DataError, RunError
 from conf.manifest import FieldSpec
 from conf.schema import Config
 from feature_eng.raw import BEGINNING_CHARACTERS, LONGEST_BYTES
 from feature_eng.workers import Batches
+from feature_eng.xxhash64 import FIRST_SEED, hash_texts
 
 Array = npt.NDArray[Any]
 
@@ -39,19 +41,35 @@ _PIECE_ROWS, _PIECE_BYTES = 1 << 20, 64 << 20  # of a row group, that are read a
 _CODE_BYTES = 4  # of a text of a row
 
 
-def text_columns(raw: DataFrame, config: Config, fields: Sequence[FieldSpec]) -> dict[str, str]:
-    """The columns that workers can read by themselves, by field: texts of Parquet files as such.
+class Texts(NamedTuple):
+    """Texts that workers read by themselves.
+
+    Attributes:
+        columns: The columns of the raw table that hold them, by field.
+        files: The files of the raw table by a hash of their paths. It stands for the path in each
+            row, which as a text would be most of what is handed over.
+    """
+
+    columns: Mapping[str, str]
+    files: Mapping[int, str]
+
+
+NO_TEXTS = Texts({}, {})
+
+
+def find_texts(raw: DataFrame, config: Config, fields: Sequence[FieldSpec]) -> Texts:
+    """What workers can read by themselves: texts of Parquet files as such.
 
     A drawn row lies in no file, and a partition's value is the name of a directory. What a
     catalog's table holds may be more than its files say.
     """
     if config.raw.path is None or config.raw.format != "parquet" or config.negatives:
-        return {}
+        return NO_TEXTS
+    paths = raw.inputFiles()
     # All files have the same partitions. A directory's name is escaped, and then its URI.
-    paths = [unquote(path) for path in itertools.islice(raw._jdf.inputFiles(), 1)]
-    parts = [part.partition("=") for path in paths for part in path.split("/")]
+    parts = [part.partition("=") for path in paths[:1] for part in unquote(path).split("/")]
     partitions = {unquote(name).lower() for name, equals, _ in parts if equals}
-    return {
+    columns = {
         field.name: field.source
         for field in fields
         if field.kind == "categorical"
@@ -60,21 +78,29 @@ def text_columns(raw: DataFrame, config: Config, fields: Sequence[FieldSpec]) ->
         and raw.schema[field.source].dataType == T.StringType()
         and field.source.lower() not in partitions
     }
+    return Texts(columns, _by_hash(paths)) if columns else NO_TEXTS
+
+
+def _by_hash(paths: Sequence[str]) -> dict[int, str]:
+    # Where a store has no host, Spark writes a file's path as file:///a here and as file:/a there.
+    spelled = [*paths, *(path.replace(":///", ":/", 1) for path in paths)]
+    hashes = hash_texts(FIRST_SEED, pa.array(spelled, pa.string())).view(np.int64)
+    return dict(zip(hashes.tolist(), [*paths, *paths], strict=True))
 
 
 def place_columns(raw: DataFrame) -> list[Column]:
     """Where each row of Parquet files lies."""
     place = raw.metadataColumn("_metadata")
-    said = ("file_path", "file_size", "row_index")
-    return [place[of_spark].alias(name) for of_spark, name in zip(said, _PLACE, strict=True)]
+    said = F.xxhash64(place["file_path"]), place["file_size"], place["row_index"]
+    return [column.alias(name) for column, name in zip(said, _PLACE, strict=True)]
 
 
-def with_texts(batches: Batches, columns: Mapping[str, str]) -> Iterator[pa.Table]:
+def with_texts(batches: Batches, texts: Texts) -> Iterator[pa.Table]:
     """Give rows the texts of their fields, in place of ``place_columns``.
 
     Args:
         batches: Rows, those of a file in its order.
-        columns: What ``text_columns`` found.
+        texts: What ``find_texts`` found.
 
     Yields:
         The rows of a row group, or of a piece of a large one, their texts coded by a dictionary. A
@@ -82,15 +108,22 @@ def with_texts(batches: Batches, columns: Mapping[str, str]) -> Iterator[pa.Tabl
 
     Raises:
         DataError: A file cannot be read, was replaced meanwhile, or has no texts where it should.
+        RunError: Spark names files in a way that is not known here.
     """
-    for (path, size), of_file in itertools.groupby(_of_files(batches), lambda at: at[:2]):
-        file = _File(path, size, set(columns.values()))
+    columns = set(texts.columns.values())
+    for (name, size), of_file in itertools.groupby(_of_files(batches), lambda at: at[:2]):
+        if name not in texts.files:
+            raise RunError(
+                "a row of the raw table is in none of the files that Spark lists for it: give the "
+                "table as raw.table, then its files are read by Spark alone"
+            )
+        file = _File(texts.files[name], size, columns)
         for piece, cut in itertools.groupby(_of_pieces(of_file, file.begins), lambda at: at[0]):
             rows = pa.Table.from_batches([rows for _, rows in cut])
             places = pa.array(rows[_ROW].to_numpy() - file.begins[piece])
-            texts = file.texts(piece)
-            for name, column in columns.items():
-                rows = rows.append_column(name, _taken(texts[column], places))
+            read = file.texts(piece)
+            for field, column in texts.columns.items():
+                rows = rows.append_column(field, _taken(read[column], places))
             yield rows.drop_columns([_ROW])
 
 
@@ -225,7 +258,7 @@ def _name(text: bytes) -> bytes:
 
 
 def _of_pieces(
-    of_file: Iterable[tuple[str, int, pa.RecordBatch]], begins: Array
+    of_file: Iterable[tuple[int, int, pa.RecordBatch]], begins: Array
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
     """Rows of a file cut where another piece begins."""
     for _, _, rows in of_file:
@@ -234,14 +267,13 @@ def _of_pieces(
             yield int(pieces[begin]), rows.slice(begin, end - begin)
 
 
-def _of_files(batches: Batches) -> Iterator[tuple[str, int, pa.RecordBatch]]:
+def _of_files(batches: Batches) -> Iterator[tuple[int, int, pa.RecordBatch]]:
     """Rows cut where another file begins."""
     for rows in filter(len, batches):
-        paths, sizes = rows[_FILE], rows[_BYTES]
-        changes = pc.not_equal(paths[1:], paths[:-1]).to_numpy(zero_copy_only=False)
+        files, sizes = rows[_FILE].to_numpy(), rows[_BYTES].to_numpy()
         others = rows.select([name for name in rows.schema.names if name not in (_FILE, _BYTES)])
-        for begin, end in _runs(changes):
-            yield paths[begin].as_py(), sizes[begin].as_py(), others.slice(begin, end - begin)
+        for begin, end in _runs(np.diff(files)):
+            yield int(files[begin]), int(sizes[begin]), others.slice(begin, end - begin)
 
 
 def _runs(changes: Array) -> Iterator[tuple[int, int]]:

@@ -2,10 +2,10 @@
 
 Canonical columns: one per field under the field's name (string, array<string>, double, or int where
 hashed), ``label`` (double, when a label is asked for), ``sample_weight`` (float, when a weight is),
-``_keys`` (a struct of the key columns) and, when features are built, ``_split``, ``_day`` and
-``_order`` (a hash of the keys; in chunks, of the whole row). The underscore keeps them apart from
-fields. Where workers read texts by themselves (``feature_eng.parquet_texts``), a row's place
-stands for them.
+``_keys`` (a struct of the key columns) and, when features are built, ``_split``, ``_day`` (if the
+table has days) and ``_order`` (a hash of the keys; in chunks, of the whole row). The underscore
+keeps them apart from fields. Where workers read texts (``feature_eng.parquet_texts``), a row's
+place stands for them.
 """
 
 from collections.abc import Iterable
@@ -177,9 +177,8 @@ def _transformed(value: Column, field: FieldSpec) -> Column:
 
 
 def day_column(raw: DataFrame, config: RawConfig) -> Column:
-    """The day of a row as a date, or null where the table has none, or it is none."""
-    known = config.ds_column in raw.columns
-    day = named_column(raw, config.ds_column, "ds_column") if known else F.lit(None)
+    """The day of a row as a date, or null where it is none."""
+    day = named_column(raw, config.ds_column, "ds_column")
     return day.cast("string").try_cast("date").alias(DAY)
 
 

@@ -2,10 +2,8 @@
 
 import functools
 import uuid
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,7 +17,7 @@ from conf import storage
 from conf.errors import RunError
 from conf.manifest import FieldSpec, FileSpec
 from conf.schema import SPLITS
-from feature_eng.chunks import Packed
+from feature_eng.chunks import Packed, create
 from feature_eng.encode import encoded_chunks
 from feature_eng.histogram import histogram
 from feature_eng.raw import ORDER, SPLIT
@@ -27,7 +25,9 @@ from feature_eng.workers import Batches, in_worker
 
 Array = npt.NDArray[Any]
 
-_DEALT = "file int, split int, rows binary"
+# Of a dealt chunk: where in it the rows of each file begin, and the last end; the rows follow.
+_PLACE = np.dtype(np.int64)
+_DEALT = "name string"
 _WRITTEN = "split int, path string, rows bigint, cells array<array<bigint>>"
 
 
@@ -72,43 +72,56 @@ class SplitWriter:
     known_then: Sequence[int]
 
     def deal(self, batches: Batches) -> Batches:
-        """Encode the chunks that a partition of ``local_ids`` names, and cut them by file."""
+        """Encode the chunks that a partition of ``local_ids`` names, each into rows by file."""
         for rows, columns in encoded_chunks(batches, self.fields, self.packed, self.indexed):
-            packed = np.zeros(len(rows), self._row)
+            encoded = np.zeros(len(rows), self._row)
             for name, column in columns.items():
-                packed[name] = column
-            for name in (ORDER, *self.loss_columns):
-                packed[name] = rows[name].to_numpy()
-            order = rows[ORDER].to_numpy()
-            file = (order.view(np.uint64) % np.uint64(self.num_files)).astype(np.int64)
-            key = file * len(SPLITS) + rows[SPLIT].to_numpy()
-            counts = np.bincount(key, minlength=self.num_files * len(SPLITS))
-            words = packed.view(np.int64).reshape(len(packed), -1)
-            packed = _grouped(words, key, np.cumsum(counts) - counts)
-            keys = np.flatnonzero(counts)
-            ends = [0, *np.cumsum(counts[keys])]
-            parts = [packed[begin:end].tobytes() for begin, end in pairwise(ends)]
-            files, splits = np.divmod(keys.astype(np.int32), len(SPLITS))
-            yield pa.record_batch(
-                [pa.array(files), pa.array(splits), pa.array(parts, pa.binary())],
-                ["file", "split", "rows"],
-            )
+                encoded[name] = column
+            for name in (ORDER, SPLIT, *self.loss_columns):
+                encoded[name] = rows[name].to_numpy()
+            file = (encoded[ORDER].view(np.uint64) % np.uint64(self.num_files)).astype(np.int64)
+            begins = np.cumsum([0, *np.bincount(file, minlength=self.num_files)])
+            places = begins.nbytes + begins * encoded.itemsize
+            words = encoded.view(np.int64).reshape(len(rows), -1)
+            name = uuid.uuid4().hex  # a task that is tried again writes under another
+            with create(f"{self.dealt}/{name}") as dealt:
+                dealt.write(places.astype(_PLACE).tobytes())
+                dealt.write(_grouped(words, file, begins).data)
+            yield pa.record_batch([[name]], ["name"])
 
-    def write(self, batches: Batches) -> Batches:
-        """Write the files whose rows a partition has, all of them."""
-        parts: dict[tuple[int, int], list[Array]] = defaultdict(list)
+    def write(self, batches: Batches, dealt: Sequence[str]) -> Batches:
+        """Write the files whose numbers a partition has, of the rows that were dealt to them."""
         for batch in batches:
-            for file, split, rows in zip(*batch.columns, strict=True):
-                packed = np.frombuffer(rows.as_buffer(), self._row)
-                parts[file.as_py(), split.as_py()].append(packed)
-        while parts:
-            (file, split), of_file = parts.popitem()
-            yield self._write_file(np.concatenate(of_file), split, file)
+            for file in batch.column(0).to_pylist():
+                rows = self._rows_of(file, dealt)
+                by_order = np.argsort(rows[ORDER])  # rows of one order are alike
+                splits = rows[SPLIT][by_order]
+                for split in np.flatnonzero(np.bincount(splits)).tolist():
+                    of_split = np.take(rows, by_order[splits == split])
+                    yield self._write_file(of_split, split, file)
+
+    def _rows_of(self, file: int, dealt: Sequence[str]) -> Array:
+        """What all chunks have for a file; from a store, the chunks' parts come side by side."""
+        fs, plain = storage.filesystem(self.dealt)
+        names = [f"{plain}/{name}" for name in dealt]
+        said = fs.cat_ranges(
+            names, _PLACE.itemsize * file, _PLACE.itemsize * (file + 2), on_error="raise"
+        )
+        places = [np.frombuffer(pair, _PLACE).tolist() for pair in said]
+        cuts = [(name, *of) for name, of in zip(names, places, strict=True) if of[0] < of[1]]
+        read = fs.cat_ranges(*map(list, zip(*cuts, strict=True)), on_error="raise") if cuts else []
+        return np.frombuffer(b"".join(read), self._row)
+
+    @property
+    def dealt(self) -> str:
+        """Where encoded rows wait for the files that they belong to."""
+        return f"{self.packed.directory}/dealt"
 
     @functools.cached_property
     def _row(self) -> np.dtype[Any]:
         """A row as it travels: its order, and each column in the least bytes that hold it."""
         columns: list[tuple[str, np.dtype[Any]]] = [(ORDER, np.dtype(np.int64))]
+        columns += [(SPLIT, np.dtype(np.int8))]
         columns += [(name, np.dtype(np.float32)) for name in self.loss_columns]
         columns += [(field.name, _least_type(field)) for field in self.fields]
         # The widest first leaves the fewest holes.
@@ -116,7 +129,6 @@ class SplitWriter:
         return np.dtype(columns, align=True)
 
     def _write_file(self, packed: Array, split: int, file: int) -> pa.RecordBatch:
-        packed = np.take(packed, np.argsort(packed[ORDER]))  # rows of one order are alike
         columns: dict[str, pa.Array] = {}
         cells: list[list[int]] = []
         for field, known_then in zip(self.fields, self.known_then, strict=True):
@@ -147,10 +159,13 @@ def write_splits(ids: DataFrame, writer: SplitWriter) -> dict[str, WrittenSplit]
         ids: ``feature_eng.encode.local_ids`` of the chunks.
         writer: Who writes, and what.
     """
-    for split in SPLITS:  # not by the tasks (see feature_eng.chunks.pack)
-        storage.make_directory(f"{writer.directory}/{split}")
-    dealt = ids.mapInArrow(in_worker(writer.deal), _DEALT).repartition(writer.num_files, "file")
-    written = dealt.mapInArrow(in_worker(writer.write), _WRITTEN).collect()
+    # Not by the tasks (see feature_eng.chunks.pack).
+    for directory in (writer.dealt, *(f"{writer.directory}/{split}" for split in SPLITS)):
+        storage.make_directory(directory)
+    dealt = [row["name"] for row in ids.mapInArrow(in_worker(writer.deal), _DEALT).collect()]
+    numbers = ids.sparkSession.range(0, writer.num_files, 1, writer.num_files)
+    write = functools.partial(writer.write, dealt=dealt)
+    written = numbers.mapInArrow(in_worker(write), _WRITTEN).collect()
     splits = {}
     for code, split in enumerate(SPLITS):
         mine = sorted((row for row in written if row["split"] == code), key=lambda row: row["path"])

@@ -12,7 +12,7 @@ from conf.fields import LABEL
 from conf.manifest import FieldSpec, Manifest
 from feature_eng.chunks import Packed, pack
 from feature_eng.encode import encoded_chunks, local_ids
-from feature_eng.raw import DAY, ORDER, SPLIT
+from feature_eng.raw import ORDER, SPLIT
 from feature_eng.scored_files import ScoreWriter
 from feature_eng.scoring import Encoder, kept_columns, scores_schema, write_indices
 from feature_eng.shipped import Shipped
@@ -30,7 +30,6 @@ def packed(rows: DataFrame, fields: Sequence[FieldSpec], directory: Path) -> Pac
     others = {
         LABEL: F.lit(0.0),
         SPLIT: F.lit(TRAIN),
-        DAY: F.lit(None).cast("date"),
         ORDER: F.lit(0).cast("bigint"),
     }
     for name, given in others.items():

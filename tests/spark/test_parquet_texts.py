@@ -13,12 +13,12 @@ import pytest
 from pyspark.errors import PythonException
 from pyspark.sql import SparkSession
 
-from conf.errors import DataError
+from conf.errors import DataError, RunError
 from conf.manifest import Manifest
 from conf.schema import Config
 from feature_eng.build import build_features
 from feature_eng.fields import unfitted_specs
-from feature_eng.parquet_texts import text_columns, with_texts
+from feature_eng.parquet_texts import NO_TEXTS, Texts, find_texts, with_texts
 from feature_eng.raw import read_raw
 from feature_eng.spark_errors import explained
 from tests.data import make_config, raw_table, settings, write_raw
@@ -138,10 +138,10 @@ def test_features_are_the_same_whoever_reads(
     for out in ("by workers", "by Spark"):
         config = odd_config(tmp_path, out)
         if out == "by Spark":
-            monkeypatch.setattr("feature_eng.build.text_columns", lambda *_: {})
+            monkeypatch.setattr("feature_eng.build.find_texts", lambda *_: NO_TEXTS)
         else:
             fields = unfitted_specs(config.fields)
-            assert text_columns(read_raw(spark, config.raw), config, fields) == OWN
+            assert find_texts(read_raw(spark, config.raw), config, fields).columns == OWN
         manifest = build_features(spark, config, overwrite=False, ds_from="2026-01-01", ds_to=last)
         built.append((manifest, contents(config, manifest)))
     (ours, by_workers), (theirs, by_spark) = built
@@ -164,7 +164,7 @@ def test_other_tables_are_left_to_spark(spark: SparkSession, tmp_path: Path) -> 
     def found(**changed: Any) -> dict[str, str]:
         config = Config.model_validate(plain | changed)
         table = read_raw(spark, config.raw)
-        return text_columns(table, config, unfitted_specs(config.fields))
+        return find_texts(table, config, unfitted_specs(config.fields)).columns
 
     assert found() == {"user": "user", "device": "device"}
     assert found(negatives=drawn) == {}
@@ -185,19 +185,17 @@ def test_texts_are_those_of_the_places(
     monkeypatch.setattr("feature_eng.parquet_texts._PIECE_ROWS", 64)
     rng = np.random.default_rng(0)
     table = part(0, 2000)
-    expected, pieces = [], []
+    expected, pieces, files = [], [], {}
     for number, rows_of_group in enumerate((700, 50)):
         path = tmp_path / f"{number}.parquet"
         pq.write_table(table, path, row_group_size=rows_of_group)
+        files[number] = f"file://{path}"
         rows = np.flatnonzero(rng.random(2000) < kept)
-        place = {
-            "_file": [f"file://{path}"] * len(rows),
-            "_bytes": [path.stat().st_size] * len(rows),
-        }
+        place = {"_file": [number] * len(rows), "_bytes": [path.stat().st_size] * len(rows)}
         pieces.append(pa.table({**place, "_row": rows}))
         expected += table["word"].take(rows).to_pylist()
     batches = pa.concat_tables(pieces).combine_chunks().to_batches(max_chunksize=150)
-    found = list(with_texts(batches, {"text": "word"}))
+    found = list(with_texts(batches, Texts({"text": "word"}, files)))
     texts = [text for rows in found for text in rows["text"].to_pylist()]
     assert [text and text[:100] for text in texts] == [text and text[:100] for text in expected]
     for rows in found:
@@ -237,17 +235,20 @@ def test_a_file_whose_texts_cannot_be_read_is_named(
     assert not Path(config.features.path).exists()
 
 
-def test_a_file_that_was_replaced_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_was_replaced_or_is_not_known_is_refused(tmp_path: Path) -> None:
     raw = write_raw(tmp_path / "raw", raw_table(50), files=1)
     path = raw / "part-0.parquet"
+    texts = Texts({"who": "user"}, {-3: f"file://{path}"})
 
-    def rows(size: int) -> pa.RecordBatch:
-        return pa.record_batch([[f"file://{path}"], [size], [7]], ["_file", "_bytes", "_row"])
+    def rows(file: int, size: int) -> list[pa.RecordBatch]:
+        return [pa.record_batch([[file], [size], [7]], ["_file", "_bytes", "_row"])]
 
     size = path.stat().st_size
-    (found,) = with_texts([rows(size)], {"who": "user"})
+    (found,) = with_texts(rows(-3, size), texts)
     assert found["who"].to_pylist() == [raw_table(50)["user"][7].as_py()]
     with pytest.raises(
         DataError, match=f"had {size - 1} bytes and has {size} now: it was replaced"
     ):
-        list(with_texts([rows(size - 1)], {"who": "user"}))
+        list(with_texts(rows(-3, size - 1), texts))
+    with pytest.raises(RunError, match="in none of the files that Spark lists"):
+        list(with_texts(rows(3, size), texts))
