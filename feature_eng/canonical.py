@@ -24,7 +24,9 @@ from feature_eng.split import TRAIN, hashed_keys, key_hash, split_column
 
 
 def canonical_rows(raw: DataFrame, config: Config, texts: Collection[str] = ()) -> DataFrame:
-    """Label, weight, fields, keys, split, day and a hash of the keys of every row, raw or drawn.
+    """Label, weight, fields, keys, split, day and hash of the keys of every row, raw or drawn.
+
+    There is no day where the table has none.
 
     Args:
         raw: The raw table.

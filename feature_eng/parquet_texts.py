@@ -65,7 +65,9 @@ def find_texts(raw: DataFrame, config: Config, fields: Sequence[FieldSpec]) -> T
     """
     if config.raw.path is None or config.raw.format != "parquet" or config.negatives:
         return NO_TEXTS
-    paths = raw.inputFiles()
+    # As one text: of an array, py4j would ask for each path by itself. An end of line is escaped.
+    jvm: Any = raw.sparkSession._jvm
+    paths = jvm.java.lang.String.join("\n", raw._jdf.inputFiles()).split("\n")
     # All files have the same partitions. A directory's name is escaped, and then its URI.
     parts = [part.partition("=") for path in paths[:1] for part in unquote(path).split("/")]
     partitions = {unquote(name).lower() for name, equals, _ in parts if equals}
@@ -113,9 +115,10 @@ def with_texts(batches: Batches, texts: Texts) -> Iterator[pa.Table]:
     columns = set(texts.columns.values())
     for (name, size), of_file in itertools.groupby(_of_files(batches), lambda at: at[:2]):
         if name not in texts.files:
+            listed = next(iter(texts.files.values()), None)
             raise RunError(
-                "a row of the raw table is in none of the files that Spark lists for it: give the "
-                "table as raw.table, then its files are read by Spark alone"
+                f"a row of the raw table is in none of the files that Spark lists for it, such as "
+                f"'{listed}': give the table as raw.table, then Spark alone reads its files"
             )
         file = _File(texts.files[name], size, columns)
         for piece, cut in itertools.groupby(_of_pieces(of_file, file.begins), lambda at: at[0]):

@@ -177,7 +177,11 @@ def _transformed(value: Column, field: FieldSpec) -> Column:
 
 
 def day_column(raw: DataFrame, config: RawConfig) -> Column:
-    """The day of a row as a date, or null where it is none."""
+    """The day of a row as a date, or null where it is none.
+
+    Raises:
+        DataError: The table has no column of days.
+    """
     day = named_column(raw, config.ds_column, "ds_column")
     return day.cast("string").try_cast("date").alias(DAY)
 

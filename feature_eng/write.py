@@ -1,8 +1,9 @@
 """The encoded splits on disk, dealt and shuffled by a hash, and what is in each file."""
 
 import functools
+import math
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from conf import storage
 from conf.errors import RunError
 from conf.manifest import FieldSpec, FileSpec
 from conf.schema import SPLITS
-from feature_eng.chunks import Packed, create
+from feature_eng.chunks import WORKER_BYTES, Packed, create
 from feature_eng.encode import encoded_chunks
 from feature_eng.histogram import histogram
 from feature_eng.raw import ORDER, SPLIT
@@ -25,8 +26,9 @@ from feature_eng.workers import Batches, in_worker
 
 Array = npt.NDArray[Any]
 
-# Of a dealt chunk: where in it the rows of each file begin, and the last end; the rows follow.
-_PLACE = np.dtype(np.int64)
+# A dealt chunk begins with these: how many files there are, and where in it the rows of each begin,
+# and where the last end. The rows follow.
+_WORD = np.dtype(np.int64)
 _DEALT = "name string"
 _WRITTEN = "split int, path string, rows bigint, cells array<array<bigint>>"
 
@@ -71,6 +73,16 @@ class SplitWriter:
     num_files: int
     known_then: Sequence[int]
 
+    @property
+    def dealt(self) -> str:
+        """Where encoded rows wait for the task that writes them."""
+        return f"{self.packed.directory}/dealt"
+
+    def tasks(self, at_once: int) -> int:
+        """How many tasks write: as many as run at once, or more, so that each can hold its rows."""
+        size = self.packed.tally.counts["rows"] * self._row.itemsize
+        return min(self.num_files, max(at_once, math.ceil(size / WORKER_BYTES)))
+
     def deal(self, batches: Batches) -> Batches:
         """Encode the chunks that a partition of ``local_ids`` names, each into rows by file."""
         for rows, columns in encoded_chunks(batches, self.fields, self.packed, self.indexed):
@@ -79,47 +91,46 @@ class SplitWriter:
                 encoded[name] = column
             for name in (ORDER, SPLIT, *self.loss_columns):
                 encoded[name] = rows[name].to_numpy()
-            file = (encoded[ORDER].view(np.uint64) % np.uint64(self.num_files)).astype(np.int64)
-            begins = np.cumsum([0, *np.bincount(file, minlength=self.num_files)])
-            places = begins.nbytes + begins * encoded.itemsize
+            number = (encoded[ORDER].view(np.uint64) % np.uint64(self.num_files)).astype(np.int64)
+            begins = np.cumsum([0, *np.bincount(number, minlength=self.num_files)])
+            places = (1 + len(begins)) * _WORD.itemsize + begins * encoded.itemsize
             words = encoded.view(np.int64).reshape(len(rows), -1)
             name = uuid.uuid4().hex  # a task that is tried again writes under another
-            with create(f"{self.dealt}/{name}") as dealt:
-                dealt.write(places.astype(_PLACE).tobytes())
-                dealt.write(_grouped(words, file, begins).data)
+            with create(f"{self.dealt}/{name}") as file:
+                file.write(np.array([self.num_files, *places], _WORD).tobytes())
+                file.write(_grouped(words, number, begins).data)
             yield pa.record_batch([[name]], ["name"])
 
     def write(self, batches: Batches, dealt: Sequence[str]) -> Batches:
-        """Write the files whose numbers a partition has, of the rows that were dealt to them."""
-        for batch in batches:
-            for file in batch.column(0).to_pylist():
-                rows = self._rows_of(file, dealt)
-                by_order = np.argsort(rows[ORDER])  # rows of one order are alike
-                splits = rows[SPLIT][by_order]
-                for split in np.flatnonzero(np.bincount(splits)).tolist():
-                    of_split = np.take(rows, by_order[splits == split])
-                    yield self._write_file(of_split, split, file)
+        """Write the files whose numbers a partition has, consecutive ones, of what was dealt."""
+        numbers = [number for batch in batches for number in batch.column(0).to_pylist()]
+        for number, rows in self._rows_of(numbers, dealt):
+            by_order = np.argsort(rows[ORDER])  # rows of one order are alike
+            splits = rows[SPLIT][by_order]
+            for split in np.flatnonzero(np.bincount(splits)).tolist():
+                of_split = np.take(rows, by_order[splits == split])
+                yield self._write_file(of_split, split, number)
 
-    def _rows_of(self, file: int, dealt: Sequence[str]) -> Array:
-        """What all chunks have for a file; from a store, the chunks' parts come side by side."""
+    def _rows_of(self, numbers: Sequence[int], dealt: Sequence[str]) -> Iterator[tuple[int, Array]]:
+        """Consecutive files' rows, which lie side by side in each chunk that was dealt."""
         fs, plain = storage.filesystem(self.dealt)
-        names = [f"{plain}/{name}" for name in dealt]
-        said = fs.cat_ranges(
-            names, _PLACE.itemsize * file, _PLACE.itemsize * (file + 2), on_error="raise"
-        )
-        places = [np.frombuffer(pair, _PLACE).tolist() for pair in said]
-        cuts = [(name, *of) for name, of in zip(names, places, strict=True) if of[0] < of[1]]
-        read = fs.cat_ranges(*map(list, zip(*cuts, strict=True)), on_error="raise") if cuts else []
-        return np.frombuffer(b"".join(read), self._row)
-
-    @property
-    def dealt(self) -> str:
-        """Where encoded rows wait for the files that they belong to."""
-        return f"{self.packed.directory}/dealt"
+        paths, word, row = [f"{plain}/{name}" for name in dealt], _WORD.itemsize, self._row.itemsize
+        cat = functools.partial(fs.cat_ranges, on_error="raise")
+        # Not from 0 on: fsspec's Hadoop file system would open a stream, and fail to seek in it.
+        headers = cat(paths, (1 + numbers[0]) * word, (3 + numbers[-1]) * word)
+        places = dict(zip(paths, [np.frombuffer(found, _WORD) for found in headers], strict=True))
+        places = {path: at for path, at in places.items() if at[0] < at[-1]}
+        begins, ends = ([int(at[n]) for at in places.values()] for n in (0, -1))
+        parts = [
+            np.split(np.frombuffer(found, self._row), (at[1:-1] - at[0]) // row)
+            for found, at in zip(cat(list(places), begins, ends), places.values(), strict=True)
+        ]
+        for number, of_file in zip(numbers, zip(*parts, strict=True), strict=False):  # no parts
+            yield number, np.concatenate(of_file)
 
     @functools.cached_property
     def _row(self) -> np.dtype[Any]:
-        """A row as it travels: its order, and each column in the least bytes that hold it."""
+        """A row as it is dealt: order, split, and each column in the least bytes that hold it."""
         columns: list[tuple[str, np.dtype[Any]]] = [(ORDER, np.dtype(np.int64))]
         columns += [(SPLIT, np.dtype(np.int8))]
         columns += [(name, np.dtype(np.float32)) for name in self.loss_columns]
@@ -163,7 +174,9 @@ def write_splits(ids: DataFrame, writer: SplitWriter) -> dict[str, WrittenSplit]
     for directory in (writer.dealt, *(f"{writer.directory}/{split}" for split in SPLITS)):
         storage.make_directory(directory)
     dealt = [row["name"] for row in ids.mapInArrow(in_worker(writer.deal), _DEALT).collect()]
-    numbers = ids.sparkSession.range(0, writer.num_files, 1, writer.num_files)
+    spark = ids.sparkSession
+    tasks = writer.tasks(spark.sparkContext.defaultParallelism)
+    numbers = spark.range(0, writer.num_files, 1, tasks)
     write = functools.partial(writer.write, dealt=dealt)
     written = numbers.mapInArrow(in_worker(write), _WRITTEN).collect()
     splits = {}

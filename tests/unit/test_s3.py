@@ -3,14 +3,12 @@
 import contextlib
 import logging
 import re
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import s3fs
-from moto.server import ThreadedMotoServer
 
 from conf import publishing, storage
 from conf.errors import DataError, RunError
@@ -24,38 +22,20 @@ from nfm.file_cache import FileCache
 from nfm.stream import stream_batches
 from tests.scores import commit, manifest_for, score_config, write_scores
 from tests.scores import publish as publish_scores
+from tests.stores import ObjectStore
 from tests.unit.test_manifest import manifest
 from tests.unit.test_stream import FIELDS, ROWS, numbers, write
 
 BLOCKS = [Block((3, 0, 1), 149, (1, 2)), Block((2, 4), 51, (3, 4))]
 
 
-class Store:
-    """An empty store on the loopback."""
-
-    def __init__(self) -> None:
-        self.server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-        self.server.start()
-        host, port = self.server.get_host_and_port()
-        self.endpoint = f"http://{host}:{port}"
-        # Its content belongs to the process, not to the server.
-        urllib.request.urlopen(f"{self.endpoint}/moto-api/reset", data=b"", timeout=10).close()
-
-
 @pytest.fixture
-def store(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[Store]:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+def store(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> Iterator[ObjectStore]:
     caplog.set_level(logging.INFO, logger="werkzeug")
-    store = Store()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", store.endpoint)
-    s3fs.S3FileSystem.clear_instance_cache()
-    fs, _ = storage.filesystem("s3://lake")
-    fs.mkdir("lake")
-    yield store
-    s3fs.S3FileSystem.clear_instance_cache()
-    store.server.stop()
+    with ObjectStore.running(monkeypatch) as store:
+        yield store
 
 
 def requests(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -65,7 +45,7 @@ def requests(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 @pytest.fixture
-def paths(store: Store, tmp_path: Path) -> list[str]:
+def paths(store: ObjectStore, tmp_path: Path) -> list[str]:
     """The files of the stream's tests, put into a bucket."""
     fs, _ = storage.filesystem("s3://lake")
     remote = []
@@ -99,7 +79,7 @@ def test_the_stream_reads_each_object_once_and_as_from_a_disk(
 
 
 def test_with_a_cache_the_store_may_go_after_the_first_epoch(
-    store: Store, paths: list[str], tmp_path: Path
+    store: ObjectStore, paths: list[str], tmp_path: Path
 ) -> None:
     cache = FileCache(CacheConfig(path=str(tmp_path / "cache")), manifest())
     first = numbers(read(paths, cache))
@@ -115,7 +95,7 @@ def test_a_missing_object_is_named(paths: list[str]) -> None:
 
 
 def test_a_store_that_is_down_is_a_failure_of_the_run(
-    store: Store, paths: list[str], monkeypatch: pytest.MonkeyPatch
+    store: ObjectStore, paths: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # It is asked again and again, for 10 seconds; that is s3fs's affair.
     monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
@@ -140,7 +120,7 @@ def content(directory: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("scheme", ["s3", "s3a"])  # Hadoop knows the latter alone
-def test_a_directory_is_published_and_replaced(store: Store, scheme: str) -> None:
+def test_a_directory_is_published_and_replaced(store: ObjectStore, scheme: str) -> None:
     """There are no directories to rename: every object moves, also those of the old one."""
     many = {f"train/{number}": str(number) for number in range(12)}
     for files in ({"mark": "old", "gone": "x"}, {"mark": "new", **many}):
@@ -149,7 +129,9 @@ def test_a_directory_is_published_and_replaced(store: Store, scheme: str) -> Non
         assert content("s3://lake") == {f"out/{name}": text for name, text in files.items()}
 
 
-def test_a_failure_leaves_the_published_one(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_leaves_the_published_one(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A store that fails while the new one takes its place."""
     publish("s3://lake/out", {"mark": "old", "part": "x"})
     move, moved = storage.move_directory, []
@@ -167,7 +149,7 @@ def test_a_failure_leaves_the_published_one(store: Store, monkeypatch: pytest.Mo
 
 
 def test_a_run_killed_at_any_request_leaves_whole_scores(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its manifest speaks of files that are there, and the next run publishes."""
     call = s3fs.S3FileSystem._call_s3
@@ -220,7 +202,7 @@ def test_a_run_killed_at_any_request_leaves_whole_scores(
 
 @pytest.mark.parametrize("moment", ["it moves its files", "it writes its manifest"])
 def test_another_run_publishes_the_same_day_while(
-    store: Store, monkeypatch: pytest.MonkeyPatch, moment: str
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     """There are no locks. One is published, whole."""
     config, ds = score_config("s3://lake/scores"), "2026-01-05"
