@@ -67,7 +67,7 @@ def find_texts(raw: DataFrame, config: Config, fields: Sequence[FieldSpec]) -> T
         return NO_TEXTS
     # As one text: of an array, py4j would ask for each path by itself. An end of line is escaped.
     jvm: Any = raw.sparkSession._jvm
-    paths = jvm.java.lang.String.join("\n", raw._jdf.inputFiles()).split("\n")
+    paths = jvm.org.apache.hadoop.util.StringUtils.join("\n", raw._jdf.inputFiles()).split("\n")
     # All files have the same partitions. A directory's name is escaped, and then its URI.
     parts = [part.partition("=") for path in paths[:1] for part in unquote(path).split("/")]
     partitions = {unquote(name).lower() for name, equals, _ in parts if equals}
