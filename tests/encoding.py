@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pytest
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -18,6 +19,12 @@ from feature_eng.scoring import Encoder, kept_columns, scores_schema, write_indi
 from feature_eng.shipped import Shipped
 from feature_eng.split import TRAIN
 from feature_eng.vocabulary import Vocabulary, read_vocabulary
+
+
+def as_if_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have Spark number all vocabularies, and look them up by joins that shuffle."""
+    monkeypatch.setattr("feature_eng.indexing.WORKER_BYTES", -1)
+    monkeypatch.setattr("feature_eng.encode.BROADCAST_BYTES", 0)
 
 
 def dictionaries(rows: DataFrame, fields: Sequence[FieldSpec], directory: Path) -> DataFrame:

@@ -25,7 +25,7 @@ from feature_eng.build import build_features
 from feature_eng.raw import read_raw, rows_of_days
 from feature_eng.scoring import canonical_score_rows, rows_of_day, score_rows
 from tests.data import DS, make_config, raw_table, settings, write_raw
-from tests.encoding import score_writer
+from tests.encoding import as_if_large, score_writer
 
 COMPOSED, DECOMPOSED = "\u00e9", "e\u0301"  # both are shown as é
 LONG, LONGER = "x" * 2**20, "x" * 2**20 + "y"
@@ -131,8 +131,13 @@ def digests(columns: dict[str, Any]) -> dict[str, Any]:
     return {"output": scores, "model_score": scores, "score": scores}
 
 
-def test_odd_values_under_odd_names(spark: SparkSession, tmp_path: Path) -> None:
+@pytest.mark.parametrize("by_joins", [False, True])
+def test_odd_values_under_odd_names(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_joins: bool
+) -> None:
     """Built and scored, against the encodings above."""
+    if by_joins:
+        as_if_large(monkeypatch)
     write_raw(tmp_path / "raw", odd_table())
     write_raw(tmp_path / "tonight", odd_table().drop_columns(["the label.", "s plit"]))
     config = odd_config(tmp_path)
@@ -185,6 +190,7 @@ def twice(path: Path, name: str) -> None:
         ("the last cut off", r"part-3\.parquet.* is not a Parquet file"),
         ("one of no bytes", r"part-2\.parquet' has 0 bytes"),
         ("another type", r"part-1\.parquet.*column \[age\]. Expected Spark type int.* BINARY"),
+        ("another type on a day", r"ds=2026-01-02/part-1\.parquet.*column \[age\]. Expected Spark"),
         ("a name twice", r"/raw' cannot be read: .*column `user` already exists"),
         ("a name in two cases", r"/raw' cannot be read: .*column `user` already exists"),
         ("other files", r"part-0\.parquet.* is not a Parquet file"),
@@ -202,8 +208,11 @@ def test_files_that_cannot_be_read_are_named(
     elif case == "other files":
         for part in parts:
             part.write_text("user,item\nu1,7\n")
-    elif case == "another type":
+    elif "another type" in case:
         as_text(parts[1], "age")
+        for number, part in enumerate(parts if "day" in case else [], 1):
+            (raw / f"ds=2026-01-0{number}").mkdir()
+            part.rename(raw / f"ds=2026-01-0{number}" / part.name)
     elif "name" in case:
         twice(parts[0], "user" if case == "a name twice" else "User")
     else:

@@ -27,6 +27,7 @@ from feature_eng.build import build_features
 from feature_eng.fields import unfitted_specs
 from feature_eng.vocabulary import read_vocabulary
 from tests.data import settings, write_raw
+from tests.encoding import as_if_large
 
 MIN_COUNT, MAX_SIZE, OOV = 2, 16, 3
 
@@ -105,10 +106,12 @@ def check_drift(
     assert ("drift", "price") not in found  # a number has none
 
 
-@pytest.mark.parametrize("oov", [1, OOV])  # by one worker, and by Spark
+@pytest.mark.parametrize(("oov", "by_joins"), [(1, False), (OOV, True)])
 def test_ids_never_move_and_other_fields_are_refused(
-    spark: SparkSession, tmp_path: Path, oov: int
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, oov: int, by_joins: bool
 ) -> None:
+    if by_joins:
+        as_if_large(monkeypatch)
     expected: dict[str, dict[str, Any]] = {}
     base, first = None, None
     known: dict[str, int] = {}
