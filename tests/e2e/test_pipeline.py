@@ -286,6 +286,16 @@ def test_bad_input_ends_with_its_code_and_leaves_outputs_untouched(
     assert snapshot(root) == before
 
 
+def test_a_breach_ends_a_build_with_its_code_and_publishes_nothing(
+    done: Outcome, job: JobCaller, root: Path
+) -> None:
+    before = snapshot(root)
+    outcome = job(build_features, "--overwrite", "--set", "checks.min_rows=100000")
+    assert outcome.code == 3
+    assert "rows: at least 100000 expected" in outcome.err
+    assert snapshot(root) == before
+
+
 @pytest.mark.parametrize(
     ("harm", "message"), [("cut", "is damaged"), ("version", "schema version 99")]
 )
